@@ -1,0 +1,2 @@
+//! The `magpie` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! A small MQTT client for the command line, the benches and the tests.

@@ -1,0 +1,1 @@
+//! Who gets a message: a trie of topic filters and shared-subscription groups.

@@ -1,0 +1,1 @@
+//! The rules of one MQTT conversation, without I/O.

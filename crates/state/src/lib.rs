@@ -1,0 +1,1 @@
+//! What the nodes agree on: commands and their deterministic application.
