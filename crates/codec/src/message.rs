@@ -1,0 +1,68 @@
+//! Application Messages: what is published, routed, shared between sessions and delivered.
+
+use std::fmt;
+use std::num::NonZeroU16;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::{PacketId, QoS, Text, TopicName, UserProperties};
+
+/// An Application Message as it is routed: what is the same for every subscriber, shared by `Arc<Message>`.
+///
+/// What differs from delivery to delivery is in [`PublishHeader`]. `Debug` shows the payload's size only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The topic, never an alias.
+    pub topic: TopicName,
+    /// The payload, opaque to the broker.
+    pub payload: Bytes,
+    /// The properties that travel with the message; `None` when all have their defaults.
+    pub properties: Option<Box<MessageProperties>>,
+}
+
+/// The properties of a PUBLISH or a Will that belong to the message and not to the packet (section 3.3.2.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageProperties {
+    /// Payload Format Indicator: the payload claims to be UTF-8. The codec does not check it.
+    pub payload_format_utf8: bool,
+    /// Message Expiry Interval in seconds; `None`: the message does not expire.
+    pub expiry_interval_s: Option<u32>,
+    /// Content Type.
+    pub content_type: Option<Text>,
+    /// Response Topic.
+    pub response_topic: Option<TopicName>,
+    /// Correlation Data.
+    pub correlation_data: Option<Bytes>,
+    /// User properties, in order [MQTT-3.3.2-18].
+    pub user_properties: UserProperties,
+}
+
+/// The part of a PUBLISH that is one delivery's own, beside the shared [`Message`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishHeader {
+    /// DUP; must be false at QoS 0 [MQTT-3.3.1-2].
+    pub dup: bool,
+    /// The QoS of this delivery.
+    pub qos: QoS,
+    /// RETAIN.
+    pub retain: bool,
+    /// The Packet Identifier; `Some` exactly at QoS 1 and 2 [MQTT-2.2.1-2].
+    pub packet_id: Option<PacketId>,
+    /// The Topic Alias and whether the topic is sent with it: `true` sets the alias, `false` uses it. Version 5 only.
+    pub topic_alias: Option<(NonZeroU16, bool)>,
+    /// The Subscription Identifiers of the matching subscriptions, each 1 to [`VARIABLE_INT_MAX`](crate::VARIABLE_INT_MAX).
+    pub subscription_ids: SmallVec<[u32; 1]>,
+    /// Message Expiry Interval in seconds that is left for this receiver; overrides the message's [MQTT-3.3.2-6].
+    pub expiry_interval_s: Option<u32>,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic)
+            .field("payload_bytes", &self.payload.len())
+            .field("properties", &self.properties)
+            .finish()
+    }
+}
