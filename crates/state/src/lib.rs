@@ -1,1 +1,19 @@
-//! What the nodes agree on: commands and their deterministic application.
+//! What the nodes agree on: the commands of the control group and of the partitions, and their deterministic application.
+//!
+//! This crate is pure. It knows no socket, clock, task, lock or disk, and draws no random number: the same commands in the same
+//! order give the same state on every replica. `cluster` carries the commands through Raft and acts on what `apply` answers; work
+//! that follows from state (closing a superseded connection, declaring a node's streams ended) is derived by leaders, never done
+//! inside `apply`.
+
+mod ident;
+mod machine;
+mod record;
+mod wire;
+
+pub use ident::{
+    ClientId, ClusterId, ConnectionId, Epoch, Incarnation, NodeId, PartitionId, StreamId,
+    partition_of,
+};
+pub use machine::{Row, StateMachine};
+pub use record::{Publish, Record, encode_publish};
+pub use wire::DecodeError;

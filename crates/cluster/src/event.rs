@@ -1,0 +1,40 @@
+//! What the cluster asks of the node that it runs on.
+
+use magpie_state::{ClientId, Epoch};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Direct;
+
+/// Requests to this node, in order of arrival. Bounded; the broker must keep draining it.
+pub type Events = mpsc::Receiver<Event>;
+
+/// One request.
+pub enum Event {
+    /// End every connection and pending attach of `client` whose epoch is below `epoch` (v5 reason 0x8E).
+    Supersede {
+        /// Whose connection.
+        client: ClientId,
+        /// The newer attachment.
+        epoch: Epoch,
+        /// Answered when the connection can append nothing more: closed, and its submissions answered. Dropping it means not confirmed.
+        gone: oneshot::Sender<()>,
+    },
+    /// Messages of the direct class from another node, to be delivered to local subscribers. Received counts as delivered: the cluster
+    /// acknowledges when `taken` is sent.
+    Direct {
+        /// In the order in which the other node sent them.
+        messages: Vec<Direct>,
+        /// Send once the messages are in the mailboxes.
+        taken: oneshot::Sender<()>,
+    },
+    /// The tail of a partition has a gap that cannot be filled: end every connection with a subscription that takes replicated messages.
+    TailLost {
+        /// For the log.
+        partition: magpie_state::PartitionId,
+    },
+    /// Without a quorum for so long that the cluster may have declared this node down: close every client connection.
+    CloseAll {
+        /// For the log and the DISCONNECT.
+        why: &'static str,
+    },
+}

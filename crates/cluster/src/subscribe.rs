@@ -1,0 +1,14 @@
+//! Subscriptions as the cluster sees them.
+
+use magpie_state::PartitionId;
+
+/// Positions that this node's tails must reach before a SUBACK may leave.
+#[derive(Debug, Clone, Default)]
+pub struct Barrier {
+    pub(crate) positions: Vec<(PartitionId, u64)>,
+    pub(crate) route: u64,
+}
+
+/// A member of a share group: a number that the broker gives to one of its connections, never used twice in a life of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShareMember(pub u64);
