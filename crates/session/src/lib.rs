@@ -1,1 +1,32 @@
-//! The rules of one MQTT conversation, without I/O.
+//! The rules of one MQTT conversation, without I/O: the server's side from CONNECT to close, for all versions.
+//!
+//! [`Connection`] is the Network Connection, [`Session`] the Session State that may outlive it. Packets, answers of the
+//! node, messages and `now` come in; packets, questions and deadlines go out. This crate does not know how a client is
+//! authenticated, where a message goes, or what makes it safe: it asks, by [`Ticket`], and acknowledges after the
+//! answer. It knows no socket, clock, task or lock. On the data path it stands twice: between the decoder and the
+//! publish path, and between the mailbox and the encoder.
+
+mod close;
+mod connect;
+mod connection;
+mod established;
+mod in_order;
+mod inflight;
+mod input;
+mod keep_alive;
+mod limits;
+mod output;
+mod packet_ids;
+mod session;
+mod ticket;
+mod topic_alias;
+mod violation;
+mod will;
+
+pub use close::{CloseCause, Eviction};
+pub use connection::Connection;
+pub use input::{Answer, Delivery};
+pub use limits::Limits;
+pub use output::{Attach, Credentials, Note, Outcome, Output, Subscription};
+pub use session::{Session, SubscriptionState};
+pub use ticket::Ticket;

@@ -1,0 +1,237 @@
+//! CONNECT to CONNACK: who is it, what do we agree on, is there a session.
+
+use std::collections::VecDeque;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::time::Instant;
+
+use magpie_codec::{
+    ConnAck, ConnAckProperties, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode,
+    Text,
+};
+
+use crate::established::{Established, Terms};
+use crate::ticket::Subject;
+use crate::{Answer, Attach, CloseCause, Credentials, Limits, Output, Session, Ticket, will};
+
+/// A client whose CONNECT was taken and whose CONNACK was not sent yet.
+///
+/// ```text
+/// CONNECT ──► Authenticate ──answer──► Attach ──answer──► CONNACK, Established
+///    └────────────┴── refused ────────────┴── refused ──► CONNACK with an error, Closed
+/// ```
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    step: Step,
+    connect: Box<Connect>,
+    pub(crate) client_id: Text,
+    /// The client brought no id and got one.
+    assigned: bool,
+    terms: Terms,
+    /// When the node must have answered.
+    pub(crate) deadline: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Authenticate,
+    Attach,
+}
+
+impl Connecting {
+    /// Checks what can be checked without the node, and asks it who the client is.
+    pub(crate) fn begin(
+        mut connect: Box<Connect>,
+        limits: &Limits,
+        connection_id: u128,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<Self, ReasonCode> {
+        if properties(&connect).is_some_and(|properties| properties.authentication_method.is_some())
+        {
+            // No method of enhanced authentication is supported [MQTT-4.12.0-1].
+            return Err(ReasonCode::BadAuthenticationMethod);
+        }
+        let assigned = connect.client_id.is_empty();
+        let client_id = if assigned {
+            assigned_client_id(&connect, connection_id)?
+        } else {
+            connect.client_id.compact()
+        };
+        if client_id.len() > usize::from(limits.client_id_bytes_max) {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        if let Some(will) = connect.will.take() {
+            connect.will = Some(will::admit(*will, connect.version, limits, outputs)?);
+        }
+        let terms = Terms::agree(&connect, limits);
+        let credentials = Credentials {
+            version: connect.version,
+            client_id: client_id.clone(),
+            username: connect.username.take(),
+            password: connect.password.take(),
+        };
+        outputs.push_back(Output::Authenticate {
+            ticket: Ticket {
+                subject: Subject::Authenticate,
+                number: 0,
+            },
+            credentials: Box::new(credentials),
+        });
+        let deadline = now + limits.answer_timeout;
+        Ok(Self {
+            step: Step::Authenticate,
+            connect,
+            client_id,
+            assigned,
+            terms,
+            deadline,
+        })
+    }
+
+    /// Takes one step on. Gives the established connection after the last one.
+    pub(crate) fn handle_answer(
+        &mut self,
+        answer: Answer,
+        limits: &Arc<Limits>,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<Option<Box<Established>>, CloseCause> {
+        match (&self.step, answer) {
+            (Step::Authenticate, Answer::Authenticated(Ok(()))) => {
+                self.step = Step::Attach;
+                self.deadline = now + limits.answer_timeout;
+                outputs.push_back(Output::Attach {
+                    ticket: Ticket {
+                        subject: Subject::Attach,
+                        number: 0,
+                    },
+                    attach: Box::new(Attach {
+                        client_id: self.client_id.clone(),
+                        assigned: self.assigned,
+                        clean_start: self.connect.clean_start,
+                        session_expiry_s: self.terms.session_expiry_s,
+                    }),
+                });
+                Ok(None)
+            }
+            (Step::Authenticate, Answer::Authenticated(Err(reason)))
+            | (Step::Attach, Answer::AttachRefused(reason)) => Err(CloseCause::Refused(reason)),
+            (Step::Attach, Answer::Attached { epoch, session }) => {
+                Ok(Some(self.establish(epoch, session, limits, now, outputs)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn establish(
+        &mut self,
+        epoch: u64,
+        session: Option<Box<Session>>,
+        limits: &Arc<Limits>,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Box<Established> {
+        // [MQTT-3.2.2-2], [MQTT-3.2.2-3]: set exactly if there is a session.
+        let session_present = session.is_some();
+        let properties = self
+            .terms
+            .version
+            .has_properties()
+            .then(|| Box::new(self.connack_properties(limits)));
+        let connack = ConnAck {
+            session_present,
+            reason: ReasonCode::Success,
+            properties,
+        };
+        outputs.push_back(Output::Send(Packet::ConnAck(connack)));
+        let session = session.map_or_else(Session::default, |session| *session);
+        let mut established = Box::new(Established::new(
+            Arc::clone(limits),
+            self.terms,
+            epoch,
+            session,
+            self.connect.will.take(),
+            now,
+        ));
+        established.resume(now, outputs);
+        established
+    }
+
+    fn connack_properties(&self, limits: &Limits) -> ConnAckProperties {
+        let terms = &self.terms;
+        ConnAckProperties {
+            session_expiry_interval_s: (terms.session_expiry_s != terms.session_expiry_asked_s)
+                .then_some(terms.session_expiry_s),
+            receive_maximum: NonZeroU16::new(limits.receive_maximum)
+                .filter(|max| *max < NonZeroU16::MAX),
+            maximum_qos: limits.qos_max,
+            retain_available: limits.retain_available,
+            maximum_packet_size: NonZeroU32::new(limits.packet_bytes_max),
+            assigned_client_identifier: self.assigned.then(|| self.client_id.clone()),
+            topic_alias_maximum: limits.topic_aliases_in_max,
+            wildcard_subscription_available: limits.wildcards_available,
+            subscription_identifiers_available: limits.subscription_ids_available,
+            shared_subscription_available: limits.shared_available,
+            // [MQTT-3.1.2-21]: the client has to follow ours.
+            server_keep_alive_s: (terms.keep_alive_s != self.connect.keep_alive_s)
+                .then_some(terms.keep_alive_s),
+            ..ConnAckProperties::default()
+        }
+    }
+}
+
+impl Terms {
+    /// What the client asked, cut to the limits.
+    fn agree(connect: &Connect, limits: &Limits) -> Self {
+        let version = connect.version;
+        let defaults = ConnectProperties::default();
+        let properties = properties(connect).unwrap_or(&defaults);
+        let session_expiry_asked_s = match version {
+            ProtocolVersion::V5 => properties.session_expiry_interval_s,
+            // Clean Session 0: the session lasts, and nobody says how long [MQTT-3.1.2-4 v3.1.1].
+            ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 if connect.clean_start => 0,
+            ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 => u32::MAX,
+        };
+        let too_long = connect.keep_alive_s == 0 || connect.keep_alive_s > limits.keep_alive_s_max;
+        let keep_alive_s = if version.has_properties() && limits.keep_alive_s_max > 0 && too_long {
+            limits.keep_alive_s_max
+        } else {
+            connect.keep_alive_s
+        };
+        Self {
+            version,
+            keep_alive_s,
+            session_expiry_asked_s,
+            session_expiry_s: session_expiry_asked_s.min(limits.session_expiry_s_max),
+            window: limits
+                .inflight_max
+                .min(properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get))
+                .max(1),
+            topic_aliases_out_max: limits
+                .topic_aliases_out_max
+                .min(properties.topic_alias_maximum),
+            packet_bytes_max: properties.maximum_packet_size.map(NonZeroU32::get),
+            problem_information: properties.request_problem_information,
+        }
+    }
+}
+
+/// An id for a client that brought none, if it may.
+fn assigned_client_id(connect: &Connect, connection_id: u128) -> Result<Text, ReasonCode> {
+    match connect.version {
+        // [MQTT-3.1.3-6], [MQTT-3.1.3-7]
+        ProtocolVersion::V5 => {}
+        // [MQTT-3.1.3-7 v3.1.1], [MQTT-3.1.3-8 v3.1.1]: only with Clean Session 1.
+        ProtocolVersion::V3_1_1 if connect.clean_start => {}
+        ProtocolVersion::V3_1_1 | ProtocolVersion::V3_1 => {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+    }
+    Ok(Text::try_from(format!("magpie-{connection_id:032x}"))
+        .expect("hexadecimal digits are a text"))
+}
+
+fn properties(connect: &Connect) -> Option<&ConnectProperties> {
+    connect.properties.as_deref()
+}

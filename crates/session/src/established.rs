@@ -1,0 +1,237 @@
+//! A connection after its CONNACK: the dispatcher of what the client may send.
+//!
+//! Each arm calls one function in the file of its subject, which says by its error that the connection ends.
+
+mod deliver;
+mod publish;
+mod resume;
+mod subscribe;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use magpie_codec::{Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicFilter, Will};
+
+use self::publish::OpenPublish;
+use self::subscribe::{Asked, OpenSubscribe};
+use crate::in_order::InOrder;
+use crate::keep_alive::KeepAlive;
+use crate::packet_ids::PacketIds;
+use crate::ticket::Subject;
+use crate::topic_alias::{InboundAliases, OutboundAliases};
+use crate::violation::Violation;
+use crate::{Answer, CloseCause, Limits, Output, Session, Ticket};
+
+/// What client and server agreed on by CONNECT and CONNACK.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) version: ProtocolVersion,
+    /// 0 is off.
+    pub(crate) keep_alive_s: u16,
+    pub(crate) session_expiry_asked_s: u32,
+    /// As asked, cut to our limit.
+    pub(crate) session_expiry_s: u32,
+    /// QoS 1 and 2 messages that may be on their way to the client.
+    pub(crate) window: u16,
+    pub(crate) topic_aliases_out_max: u16,
+    /// The largest packet that the client takes.
+    pub(crate) packet_bytes_max: Option<u32>,
+    /// Whether the client wants to hear reasons in words.
+    pub(crate) problem_information: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Established {
+    limits: Arc<Limits>,
+    pub(crate) terms: Terms,
+    pub(crate) epoch: u64,
+    pub(crate) session: Session,
+    pub(crate) will: Option<Box<Will>>,
+    pub(crate) keep_alive: KeepAlive,
+    aliases_in: InboundAliases,
+    aliases_out: OutboundAliases,
+
+    /// The client's QoS 1 and 2 PUBLISHes that were not answered with PUBACK or PUBREC yet.
+    publishes: InOrder<OpenPublish, Result<ReasonCode, ReasonCode>>,
+    /// The ids of those in `publishes` that are QoS 2 and wait for the node.
+    publishing: PacketIds,
+    /// How many PUBLISHes the client has sent beyond what we let it forget: never above our Receive Maximum (v5).
+    receive_quota_used: u16,
+    /// PUBRELs whose release the node has not confirmed yet.
+    releases: VecDeque<(PacketId, Instant)>,
+    subscribes: InOrder<OpenSubscribe, Vec<ReasonCode>>,
+    /// What will be of the filters in `subscribes` when all are answered with success.
+    asked: HashMap<TopicFilter, Asked>,
+    /// New subscriptions among `subscribes`.
+    new_subscriptions_asked: usize,
+    /// What an earlier connection sent and this one has to send again, oldest first.
+    resends: VecDeque<PacketId>,
+}
+
+impl Established {
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        terms: Terms,
+        epoch: u64,
+        mut session: Session,
+        will: Option<Box<Will>>,
+        now: Instant,
+    ) -> Self {
+        session.expiry_s = terms.session_expiry_s;
+        Self {
+            aliases_in: InboundAliases::new(limits.topic_aliases_in_max),
+            aliases_out: OutboundAliases::new(terms.topic_aliases_out_max),
+            keep_alive: KeepAlive::new(terms.keep_alive_s, now),
+            limits,
+            terms,
+            epoch,
+            session,
+            will,
+            publishes: InOrder::default(),
+            publishing: PacketIds::default(),
+            receive_quota_used: 0,
+            releases: VecDeque::new(),
+            subscribes: InOrder::default(),
+            asked: HashMap::new(),
+            new_subscriptions_asked: 0,
+            resends: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn handle_packet(
+        &mut self,
+        packet: Packet,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        self.keep_alive.heard(now);
+        match packet {
+            Packet::Publish(publish) => self.handle_publish(publish, now, outputs),
+            Packet::PubRel(ack) => self.handle_pubrel(ack.packet_id, now, outputs),
+            Packet::PubAck(ack) => self.handle_puback(&ack, now, outputs),
+            Packet::PubRec(ack) => self.handle_pubrec(&ack, now, outputs),
+            Packet::PubComp(ack) => self.handle_pubcomp(&ack, now, outputs),
+            Packet::Subscribe(subscribe) => self.handle_subscribe(subscribe, now, outputs),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(unsubscribe, now, outputs),
+            Packet::PingReq => {
+                // [MQTT-3.12.4-1]
+                outputs.push_back(Output::Send(Packet::PingResp));
+                // A client that pings had nothing else to say: a good time to be small.
+                self.shrink();
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),
+            // [MQTT-3.1.0-2]
+            Packet::Connect(_) => Err(Violation::protocol_error("second CONNECT").into()),
+            // A CONNECT with an authentication method is refused, so there is none here [MQTT-4.12.0-6].
+            Packet::Auth(_) => {
+                Err(Violation::protocol_error("AUTH without an authentication method").into())
+            }
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Violation::protocol_error("packet that only a server sends").into())
+            }
+        }
+    }
+
+    pub(crate) fn handle_answer(
+        &mut self,
+        ticket: Ticket,
+        answer: Answer,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        match (ticket.subject, answer) {
+            (Subject::Publish, Answer::Published(outcome)) => {
+                self.handle_published(ticket.number, outcome, outputs)
+            }
+            (Subject::Publish, Answer::PublishUnknown)
+                if self.publishes.question(ticket.number).is_some() =>
+            {
+                Err(CloseCause::Unanswered)
+            }
+            (Subject::Release, Answer::Released) => {
+                self.handle_released(ticket.number, outputs);
+                Ok(())
+            }
+            (Subject::Subscribe, Answer::Subscribed(reasons)) => {
+                self.handle_subscribed(ticket.number, reasons, outputs);
+                Ok(())
+            }
+            (Subject::Subscribe, Answer::Unsubscribed(reasons)) => {
+                self.handle_unsubscribed(ticket.number, reasons, outputs);
+                Ok(())
+            }
+            // Not open any more, or never was.
+            _ => Ok(()),
+        }
+    }
+
+    /// How the connection ends by a DISCONNECT of the client.
+    fn handle_disconnect(&mut self, disconnect: &Disconnect) -> CloseCause {
+        let properties = disconnect.properties.as_deref();
+        if let Some(expiry_s) =
+            properties.and_then(|properties| properties.session_expiry_interval_s)
+        {
+            // Section 3.14.2.2.2: what CONNECT said was to end with the connection cannot be kept by DISCONNECT.
+            if self.terms.session_expiry_asked_s == 0 && expiry_s > 0 {
+                return Violation::protocol_error("session expiry interval raised from 0").into();
+            }
+            self.session.expiry_s = expiry_s.min(self.limits.session_expiry_s_max);
+        }
+        CloseCause::ByClient(disconnect.reason)
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), CloseCause> {
+        if self.answer_deadline().is_some_and(|at| now >= at) {
+            return Err(CloseCause::Unanswered);
+        }
+        if self.keep_alive.is_due(now) {
+            return Err(CloseCause::KeepAliveTimeout);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.answer_deadline()
+            .into_iter()
+            .chain(self.keep_alive.deadline())
+            .min()
+    }
+
+    /// Backpressure: what is past these is left in the socket.
+    pub(crate) fn wants_packets(&self) -> bool {
+        let receive_maximum = usize::from(self.receive_maximum());
+        // A v5 client knows our Receive Maximum, so one packet more is read, to see whether it keeps to it; its PINGREQ
+        // must get through as well. An older client does not know, and is made to wait.
+        let publishes_max = if self.terms.version.has_properties() {
+            receive_maximum + 1
+        } else {
+            receive_maximum
+        };
+        self.publishes.len() < publishes_max
+            && self.releases.len() < receive_maximum
+            && self.subscribes.len() < usize::from(self.limits.subscribes_pending_max).max(1)
+    }
+
+    fn receive_maximum(&self) -> u16 {
+        self.limits.receive_maximum.max(1)
+    }
+
+    /// When the oldest open question must have been answered. The first of each queue is open, and the oldest.
+    fn answer_deadline(&self) -> Option<Instant> {
+        let publish = self.publishes.front().map(|publish| publish.asked_at);
+        let release = self.releases.front().map(|(_, asked_at)| *asked_at);
+        let subscribe = self.subscribes.front().map(|subscribe| subscribe.asked_at);
+        let oldest = [publish, release, subscribe].into_iter().flatten().min()?;
+        oldest.checked_add(self.limits.answer_timeout)
+    }
+
+    fn shrink(&mut self) {
+        self.session.shrink();
+        self.publishing.shrink();
+        self.publishes.shrink();
+        self.subscribes.shrink();
+        self.releases.shrink_to(0);
+        self.asked.shrink_to(0);
+    }
+}

@@ -1,0 +1,246 @@
+//! Messages to the client: PUBLISH within the window, and the client's acknowledgements.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use magpie_codec::{Ack, Message, Packet, PacketId, PublishHeader, QoS, ReasonCode};
+
+use super::Established;
+use crate::inflight::{Published, Stage};
+use crate::violation::Violation;
+use crate::{CloseCause, Delivery, Note, Outcome, Output};
+
+impl Established {
+    /// Whether the window is open. What an earlier connection sent comes first.
+    pub(crate) fn can_accept(&self, qos: QoS) -> bool {
+        qos == QoS::AtMostOnce
+            || (self.resends.is_empty()
+                && self.session.inflight.len() < usize::from(self.terms.window))
+    }
+
+    /// The caller has asked [`can_accept`](Self::can_accept).
+    pub(crate) fn handle_delivery(
+        &mut self,
+        delivery: Delivery,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Delivery {
+            message,
+            qos,
+            retain,
+            subscription_ids,
+            token,
+            expires_at,
+        } = delivery;
+        let mut header = PublishHeader {
+            qos,
+            retain,
+            subscription_ids,
+            expiry_interval_s: expires_at.map(|at| seconds_left(at, now)),
+            ..PublishHeader::default()
+        };
+        // [MQTT-3.3.2-5]
+        let expired = expires_at.is_some_and(|at| at <= now);
+        if expired || !self.fits(&header, &message) {
+            outputs.push_back(match (qos, expired) {
+                (QoS::AtMostOnce, true) => Output::Note(Note::QoS0Expired),
+                (QoS::AtMostOnce, false) => Output::Note(Note::QoS0TooLarge),
+                (_, true) => Output::Delivered {
+                    token,
+                    outcome: Outcome::Expired,
+                },
+                (_, false) => Output::Delivered {
+                    token,
+                    outcome: Outcome::TooLarge,
+                },
+            });
+            return;
+        }
+        if qos > QoS::AtMostOnce {
+            let published = Published {
+                message: Arc::clone(&message),
+                qos,
+                retain,
+                subscription_ids: header.subscription_ids.clone(),
+                expires_at,
+            };
+            // [MQTT-2.2.1-4]: an id that is not in use.
+            let packet_id = self.session.inflight.insert(token, published);
+            header.packet_id =
+                Some(packet_id.expect("the window is smaller than the ids, and it is open"));
+        }
+        self.deliver(header, message, outputs);
+    }
+
+    /// Sends a PUBLISH, under an alias if that helps.
+    pub(super) fn deliver(
+        &mut self,
+        mut header: PublishHeader,
+        message: Arc<Message>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        header.topic_alias = self.aliases_out.assign(&message.topic);
+        outputs.push_back(Output::Deliver { header, message });
+    }
+
+    /// Whether the client takes a packet of this size [MQTT-3.1.2-24].
+    pub(super) fn fits(&self, header: &PublishHeader, message: &Message) -> bool {
+        let Some(max) = self.terms.packet_bytes_max else {
+            return true;
+        };
+        publish_bytes_max(header, message) <= u64::from(max)
+    }
+
+    pub(crate) fn handle_puback(
+        &mut self,
+        ack: &Ack,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        match self
+            .session
+            .inflight
+            .get_mut(ack.packet_id)
+            .map(|entry| &entry.stage)
+        {
+            Some(Stage::Published(published)) if published.qos == QoS::AtLeastOnce => {}
+            Some(_) => return Err(Violation::protocol_error("PUBACK for a QoS 2 message").into()),
+            None => {
+                outputs.push_back(Output::Note(Note::UnknownPacketId));
+                return Ok(());
+            }
+        }
+        self.finish(ack, now, outputs);
+        Ok(())
+    }
+
+    pub(crate) fn handle_pubrec(
+        &mut self,
+        ack: &Ack,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        let pubrel = |reason| Output::Send(Packet::PubRel(Ack::new(ack.packet_id, reason)));
+        match self
+            .session
+            .inflight
+            .get_mut(ack.packet_id)
+            .map(|entry| &mut entry.stage)
+        {
+            Some(Stage::Published(published)) if published.qos == QoS::AtLeastOnce => {
+                return Err(Violation::protocol_error("PUBREC for a QoS 1 message").into());
+            }
+            // [MQTT-4.3.3-4]: an error ends it here.
+            Some(_) if ack.reason.is_error() => self.finish(ack, now, outputs),
+            Some(stage) => {
+                // Releases the message; [MQTT-4.3.3-5]: it is not sent again.
+                *stage = Stage::Released;
+                outputs.push_back(pubrel(ReasonCode::Success));
+            }
+            None => {
+                outputs.push_back(Output::Note(Note::UnknownPacketId));
+                if !ack.reason.is_error() {
+                    outputs.push_back(pubrel(ReasonCode::PacketIdentifierNotFound));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_pubcomp(
+        &mut self,
+        ack: &Ack,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        match self
+            .session
+            .inflight
+            .get_mut(ack.packet_id)
+            .map(|entry| &entry.stage)
+        {
+            Some(Stage::Released) => self.finish(ack, now, outputs),
+            Some(Stage::Published(_)) => {
+                return Err(Violation::protocol_error(
+                    "PUBCOMP for a message that was not released",
+                )
+                .into());
+            }
+            None => outputs.push_back(Output::Note(Note::UnknownPacketId)),
+        }
+        Ok(())
+    }
+
+    /// A delivery is done: its id and its place in the window are free.
+    fn finish(&mut self, ack: &Ack, now: Instant, outputs: &mut VecDeque<Output>) {
+        if let Some(entry) = self.session.inflight.remove(ack.packet_id) {
+            // A PUBCOMP that does not know the id comes from a client that completed it before.
+            let refused =
+                ack.reason.is_error() && ack.reason != ReasonCode::PacketIdentifierNotFound;
+            let outcome = if refused {
+                Outcome::Refused(ack.reason)
+            } else {
+                Outcome::Acknowledged
+            };
+            outputs.push_back(Output::Delivered {
+                token: entry.token,
+                outcome,
+            });
+        }
+        self.send_again(now, outputs);
+    }
+
+    /// Tells the node that a delivery ended without the client.
+    pub(super) fn give_up(
+        &mut self,
+        packet_id: PacketId,
+        outcome: Outcome,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        if let Some(entry) = self.session.inflight.remove(packet_id) {
+            outputs.push_back(Output::Delivered {
+                token: entry.token,
+                outcome,
+            });
+        }
+    }
+}
+
+/// Seconds until `at`, rounded up: 1 at least, unless it has passed [MQTT-3.3.2-6].
+pub(super) fn seconds_left(at: Instant, now: Instant) -> u32 {
+    let left = at.saturating_duration_since(now);
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
+/// What a version 5 PUBLISH can have in bytes at most: exact but for an alias and the lengths' own lengths.
+fn publish_bytes_max(header: &PublishHeader, message: &Message) -> u64 {
+    // Fixed header 5, topic length 2, packet id 2, property length 4, alias 3, expiry 5.
+    let mut bytes = 21
+        + message.topic.as_str().len()
+        + message.payload.len()
+        + 5 * header.subscription_ids.len();
+    if let Some(properties) = &message.properties {
+        bytes += 2;
+        bytes += properties
+            .content_type
+            .as_ref()
+            .map_or(0, |text| 3 + text.len());
+        bytes += properties
+            .response_topic
+            .as_ref()
+            .map_or(0, |topic| 3 + topic.as_str().len());
+        bytes += properties
+            .correlation_data
+            .as_ref()
+            .map_or(0, |data| 3 + data.len());
+        bytes += properties
+            .user_properties
+            .iter()
+            .map(|(name, value)| 5 + name.len() + value.len())
+            .sum::<usize>();
+    }
+    bytes as u64
+}

@@ -1,0 +1,300 @@
+//! SUBSCRIBE and UNSUBSCRIBE: checked here, granted by the node, acknowledged in order.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use magpie_codec::{
+    Packet, PacketId, ReasonCode, SubAck, Subscribe, SubscriptionOptions, TopicFilter, UnsubAck,
+    Unsubscribe,
+};
+
+use super::Established;
+use crate::session::SubscriptionState;
+use crate::ticket::Subject;
+use crate::violation::Violation;
+use crate::{CloseCause, Output, Subscription, Ticket};
+
+/// A SUBSCRIBE or UNSUBSCRIBE that the client waits for an answer to.
+#[derive(Debug)]
+pub(crate) struct OpenSubscribe {
+    packet_id: PacketId,
+    pub(crate) asked_at: Instant,
+    request: Request,
+}
+
+#[derive(Debug)]
+enum Request {
+    /// For each filter of the packet what the node was asked, or why it was not.
+    Subscribe(Vec<Result<Subscription, ReasonCode>>),
+    Unsubscribe(Vec<TopicFilter>),
+}
+
+/// What will be of a filter when all open packets are answered with success.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// In how many places of open packets it stands.
+    times: usize,
+    subscribed: bool,
+}
+
+impl Established {
+    pub(crate) fn handle_subscribe(
+        &mut self,
+        packet: Subscribe,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        let mut requests = Vec::with_capacity(packet.filters.len());
+        for (filter, options) in packet.filters {
+            // [MQTT-3.8.3-4]
+            if options.no_local && filter.is_shared() {
+                return Err(Violation::protocol_error("no local on a shared subscription").into());
+            }
+            let request = if self.is_in_use(packet.packet_id) {
+                Err(ReasonCode::PacketIdentifierInUse)
+            } else if requests.len() >= usize::from(self.limits.filters_per_packet_max) {
+                Err(ReasonCode::QuotaExceeded)
+            } else {
+                self.ask_for(filter, options, packet.subscription_id)
+            };
+            requests.push(request);
+        }
+        let subscriptions: Vec<_> = requests.iter().flatten().cloned().collect();
+        let open = OpenSubscribe {
+            packet_id: packet.packet_id,
+            asked_at: now,
+            request: Request::Subscribe(requests),
+        };
+        if subscriptions.is_empty() {
+            self.subscribes.push_answered(open, Vec::new());
+            self.acknowledge_subscribes(outputs);
+        } else {
+            let ticket = Ticket {
+                subject: Subject::Subscribe,
+                number: self.subscribes.ask(open),
+            };
+            outputs.push_back(Output::Subscribe {
+                ticket,
+                subscriptions,
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks one filter, and notes that it is asked for.
+    fn ask_for(
+        &mut self,
+        filter: TopicFilter,
+        mut options: SubscriptionOptions,
+        id: Option<u32>,
+    ) -> Result<Subscription, ReasonCode> {
+        let limits = &self.limits;
+        if filter.is_shared() && !limits.shared_available {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if !filter.is_exact() && !limits.wildcards_available {
+            return Err(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        if id.is_some() && !limits.subscription_ids_available {
+            return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
+        }
+        if !limits.admits_levels(filter.filter()) {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let replaces = match self.asked.get(&filter) {
+            Some(asked) => asked.subscribed,
+            None => self.session.subscriptions.contains_key(&filter),
+        };
+        if !replaces {
+            let subscriptions = self.session.subscriptions.len() + self.new_subscriptions_asked;
+            if subscriptions >= usize::try_from(limits.subscriptions_max).unwrap_or(usize::MAX) {
+                return Err(ReasonCode::QuotaExceeded);
+            }
+            self.new_subscriptions_asked += 1;
+        }
+        options.qos = options.qos.min(self.limits.qos_max);
+        // Compact: a subscription must not keep a read buffer alive.
+        let filter = filter.compact();
+        self.note_asked(&filter, true);
+        Ok(Subscription {
+            filter,
+            options,
+            id,
+            replaces,
+        })
+    }
+
+    pub(crate) fn handle_unsubscribe(
+        &mut self,
+        packet: Unsubscribe,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        if packet.filters.len() > usize::from(self.limits.filters_per_packet_max) {
+            return Err(Violation::new(
+                ReasonCode::QuotaExceeded,
+                "too many filters in one UNSUBSCRIBE",
+            )
+            .into());
+        }
+        if self.is_in_use(packet.packet_id) {
+            return Err(Violation::protocol_error("UNSUBSCRIBE with a packet id in use").into());
+        }
+        let filters: Vec<_> = packet.filters.iter().map(TopicFilter::compact).collect();
+        for filter in &filters {
+            self.note_asked(filter, false);
+        }
+        let request = Request::Unsubscribe(filters.clone());
+        let open = OpenSubscribe {
+            packet_id: packet.packet_id,
+            asked_at: now,
+            request,
+        };
+        let ticket = Ticket {
+            subject: Subject::Subscribe,
+            number: self.subscribes.ask(open),
+        };
+        outputs.push_back(Output::Unsubscribe { ticket, filters });
+        Ok(())
+    }
+
+    /// Whether the id belongs to a QoS 2 PUBLISH of the client [MQTT-2.2.1-3]. Older clients are not held to it: they
+    /// could not be told.
+    fn is_in_use(&self, packet_id: PacketId) -> bool {
+        self.terms.version.has_properties()
+            && (self.session.received.contains(packet_id) || self.publishing.contains(packet_id))
+    }
+
+    pub(crate) fn handle_subscribed(
+        &mut self,
+        number: u32,
+        reasons: Vec<ReasonCode>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let question = self.subscribes.question(number);
+        if matches!(
+            question,
+            Some(OpenSubscribe {
+                request: Request::Subscribe(_),
+                ..
+            })
+        ) {
+            self.subscribes.answer(number, reasons);
+            self.acknowledge_subscribes(outputs);
+        }
+    }
+
+    pub(crate) fn handle_unsubscribed(
+        &mut self,
+        number: u32,
+        reasons: Vec<ReasonCode>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let question = self.subscribes.question(number);
+        if matches!(
+            question,
+            Some(OpenSubscribe {
+                request: Request::Unsubscribe(_),
+                ..
+            })
+        ) {
+            self.subscribes.answer(number, reasons);
+            self.acknowledge_subscribes(outputs);
+        }
+    }
+
+    /// Takes the answers over into the session and sends the acknowledgements, in the order of the packets, so that
+    /// the last word on a filter is the client's last word.
+    fn acknowledge_subscribes(&mut self, outputs: &mut VecDeque<Output>) {
+        while let Some((
+            OpenSubscribe {
+                packet_id, request, ..
+            },
+            reasons,
+        )) = self.subscribes.pop()
+        {
+            // An answer that is too short refuses the rest.
+            let mut reasons = reasons
+                .into_iter()
+                .chain(std::iter::repeat(ReasonCode::UnspecifiedError));
+            let mut next_reason = || reasons.next().unwrap_or(ReasonCode::UnspecifiedError);
+            let properties = None;
+            outputs.push_back(Output::Send(match request {
+                Request::Subscribe(requests) => {
+                    let grant = |request| match request {
+                        Ok(subscription) => self.settle_subscription(subscription, next_reason()),
+                        Err(reason) => reason,
+                    };
+                    let reasons = requests.into_iter().map(grant).collect();
+                    Packet::SubAck(SubAck {
+                        packet_id,
+                        reasons,
+                        properties,
+                    })
+                }
+                Request::Unsubscribe(filters) => {
+                    let end = |filter| self.settle_end(filter, next_reason());
+                    let reasons = filters.into_iter().map(end).collect();
+                    Packet::UnsubAck(UnsubAck {
+                        packet_id,
+                        reasons,
+                        properties,
+                    })
+                }
+            }));
+        }
+    }
+
+    fn settle_subscription(
+        &mut self,
+        subscription: Subscription,
+        reason: ReasonCode,
+    ) -> ReasonCode {
+        let Subscription {
+            filter,
+            mut options,
+            id,
+            replaces,
+        } = subscription;
+        self.note_answered(&filter);
+        if !replaces {
+            self.new_subscriptions_asked -= 1;
+        }
+        options.qos = match reason {
+            ReasonCode::Success => magpie_codec::QoS::AtMostOnce,
+            ReasonCode::GrantedQoS1 => magpie_codec::QoS::AtLeastOnce,
+            ReasonCode::GrantedQoS2 => magpie_codec::QoS::ExactlyOnce,
+            _ => return reason,
+        };
+        self.session
+            .subscriptions
+            .insert(filter, SubscriptionState { options, id });
+        reason
+    }
+
+    fn settle_end(&mut self, filter: TopicFilter, reason: ReasonCode) -> ReasonCode {
+        self.note_answered(&filter);
+        if !reason.is_error() {
+            self.session.subscriptions.remove(&filter);
+        }
+        reason
+    }
+
+    fn note_asked(&mut self, filter: &TopicFilter, subscribed: bool) {
+        let asked = self.asked.entry(filter.clone()).or_insert(Asked {
+            times: 0,
+            subscribed,
+        });
+        asked.times += 1;
+        asked.subscribed = subscribed;
+    }
+
+    fn note_answered(&mut self, filter: &TopicFilter) {
+        if let Some(asked) = self.asked.get_mut(filter) {
+            asked.times -= 1;
+            if asked.times == 0 {
+                self.asked.remove(filter);
+            }
+        }
+    }
+}

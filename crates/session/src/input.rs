@@ -1,0 +1,57 @@
+//! What the node tells a [`Connection`](crate::Connection): answers to its questions, and messages for the client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use magpie_codec::{Message, QoS, ReasonCode};
+use smallvec::SmallVec;
+
+use crate::Session;
+
+/// The node's answer to a question of the same name in [`Output`](crate::Output).
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Authenticate`. The code of a refusal goes into CONNACK.
+    Authenticated(Result<(), ReasonCode>),
+    /// To `Attach`: this is now the client's one connection.
+    Attached {
+        /// The number of this attachment; higher than any before it for the client.
+        epoch: u64,
+        /// The state that was kept for the client. CONNACK says Session Present exactly if there is one
+        /// [MQTT-3.2.2-2, MQTT-3.2.2-3], and its unacknowledged packets are sent again. `None` after a clean start.
+        session: Option<Box<Session>>,
+    },
+    /// To `Attach`: not now, or not here. The code goes into CONNACK.
+    AttachRefused(ReasonCode),
+    /// To `Publish`: the message is safe, or (`Err`, an error code) certainly not taken. A 3.x client cannot be told
+    /// the latter, so its connection is closed instead of a false success. A code below 0x80 in `Ok`, such as
+    /// [`ReasonCode::NoMatchingSubscribers`], is passed on.
+    Published(Result<ReasonCode, ReasonCode>),
+    /// To `Publish`: nobody knows. The connection is closed without an acknowledgement, so that the client repeats.
+    PublishUnknown,
+    /// To `Release`: done.
+    Released,
+    /// To `Subscribe`: for each subscription, in order, the granted QoS or an error. Messages that are committed from
+    /// here on reach the subscription.
+    Subscribed(Vec<ReasonCode>),
+    /// To `Unsubscribe`: for each filter, in order, 0x00, 0x11 or an error.
+    Unsubscribed(Vec<ReasonCode>),
+}
+
+/// A message for the client. Handed in only when [`Connection::can_accept`](crate::Connection::can_accept).
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The message, shared with all other receivers.
+    pub message: Arc<Message>,
+    /// The QoS of this delivery: the lower one of the message's and the subscription's [MQTT-3.8.4-8].
+    pub qos: QoS,
+    /// The RETAIN flag of this delivery, after Retain As Published [MQTT-3.3.1-12, MQTT-3.3.1-13].
+    pub retain: bool,
+    /// The identifiers of all matching subscriptions that have one.
+    pub subscription_ids: SmallVec<[u32; 1]>,
+    /// The caller's own name for this delivery; comes back in [`Output::Delivered`](crate::Output::Delivered). Not
+    /// used at QoS 0.
+    pub token: u64,
+    /// When the message expires, if ever. The client is told the seconds that are left when it is sent.
+    pub expires_at: Option<Instant>,
+}
