@@ -161,7 +161,7 @@ impl Cluster {
     /// acknowledged any more, when this returns.
     ///
     /// # Errors
-    /// [`Error::NotProposed`], [`Error::Unknown`] (repeat with the same connection id, or close).
+    /// [`Error::NotProposed`], [`Error::Unknown`] (close).
     pub async fn attach(&self, attach: Attach) -> Result<Attached, Error> {
         let _ = attach;
         todo!()

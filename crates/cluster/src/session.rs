@@ -1,14 +1,12 @@
 //! Attaching a client's connection to its session, cluster-wide.
 
-use magpie_state::{ClientId, ConnectionId, Epoch};
+use magpie_state::{ClientId, Epoch};
 
 /// Request to make a connection the client's only one.
 #[derive(Debug, Clone)]
 pub struct Attach {
     /// Whose.
     pub client: ClientId,
-    /// Drawn at random for this connection; a repeat with the same one gets the first answer.
-    pub connection: ConnectionId,
     /// Clean Start / Clean Session.
     pub clean_start: bool,
     /// Session Expiry Interval, seconds.

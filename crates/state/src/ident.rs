@@ -82,16 +82,20 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// Random number of one Network Connection; makes a repeated attach recognisable.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u128);
-
-/// Age of an attachment of a client: the log index at which it was applied in the client's partition. Of two attachments of one client
-/// the one with the higher epoch is the newer, and only the newest can act.
+/// Age of an attachment of a client: where in the log of the client's partition it stands. Of two attachments of one client the one with
+/// the higher epoch is the newer, and only the newest can act.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// Of the record with `ordinal` (below [`RECORDS_PER_BATCH_MAX`](crate::RECORDS_PER_BATCH_MAX)) in the entry at `index` (below 2^48).
+    #[must_use]
+    pub const fn at(index: u64, ordinal: u32) -> Self {
+        Self(index << 16 | (ordinal & 0xffff) as u64)
+    }
+}
 
 /// The partition that a key (Topic Name or Client Identifier) belongs to, of `partitions` in all.
 ///

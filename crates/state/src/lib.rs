@@ -7,13 +7,13 @@
 
 mod ident;
 mod machine;
+pub mod partition;
 mod record;
 mod wire;
 
 pub use ident::{
-    ClientId, ClusterId, ConnectionId, Epoch, Incarnation, NodeId, PartitionId, StreamId,
-    partition_of,
+    ClientId, ClusterId, Epoch, Incarnation, NodeId, PartitionId, StreamId, partition_of,
 };
 pub use machine::{Row, StateMachine};
-pub use record::{Publish, Record, encode_publish};
+pub use record::{Publish, RECORDS_PER_BATCH_MAX, Record, encode_publish};
 pub use wire::DecodeError;

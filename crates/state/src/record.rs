@@ -5,14 +5,35 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use magpie_codec::{Message, MessageProperties, QoS, Text, TopicFilter, TopicName};
 
-use crate::wire::{put_bytes, read_bytes, read_u8, read_u16, read_u32, read_u64};
-use crate::{ClientId, DecodeError, Epoch};
+use crate::wire::{
+    put_bytes, put_stream, read_bytes, read_stream, read_u8, read_u16, read_u32, read_u64,
+};
+use crate::{ClientId, DecodeError, Epoch, StreamId};
+
+/// The most records in one batch; part of the stored format, since an [`Epoch`] holds a record's ordinal in 16 bits.
+pub const RECORDS_PER_BATCH_MAX: u32 = 1 << 16;
 
 /// One record of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// A message of the replicated class.
     Publish(Publish),
+    /// Make a connection of the sending node the client's newest. In the partition of the client identifier.
+    Attach {
+        /// Whose.
+        client: ClientId,
+        /// Clean Start.
+        clean_start: bool,
+        /// Session Expiry Interval, seconds.
+        session_expiry_s: u32,
+    },
+    /// A connection is gone.
+    Detach {
+        /// Whose.
+        client: ClientId,
+        /// Which: a newer attachment stays.
+        epoch: Epoch,
+    },
     /// Refuse what connections of `client` older than `epoch` may still append here. Written before the CONNACK of a takeover whose
     /// previous node did not confirm that its connection is gone.
     Fence {
@@ -20,6 +41,8 @@ pub enum Record {
         client: ClientId,
         /// The newest attachment.
         epoch: Epoch,
+        /// The life of the node that may still send such appends. The fence stands until that life sends an unfence, or is ended.
+        against: StreamId,
     },
     /// The node that sends this stream has closed every connection of `client` below `epoch`: its fence is not needed any more.
     Unfence {
@@ -66,6 +89,8 @@ const FENCE: u8 = 2;
 const UNFENCE: u8 = 3;
 const JOIN_SHARE: u8 = 4;
 const LEAVE_SHARE: u8 = 5;
+const ATTACH: u8 = 6;
+const DETACH: u8 = 7;
 
 /// Flags of a stored publish.
 const QOS_MASK: u8 = 0b0000_0011;
@@ -77,7 +102,25 @@ impl Record {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Publish(publish) => publish.encode(out),
-            Self::Fence { client, epoch } => put_client_epoch(FENCE, client, *epoch, out),
+            Self::Fence {
+                client,
+                epoch,
+                against,
+            } => {
+                put_client_epoch(FENCE, client, *epoch, out);
+                put_stream(out, *against);
+            }
+            Self::Attach {
+                client,
+                clean_start,
+                session_expiry_s,
+            } => {
+                out.put_u8(ATTACH);
+                put_text(out, &client.0);
+                out.put_u8(u8::from(*clean_start));
+                out.put_u32_le(*session_expiry_s);
+            }
+            Self::Detach { client, epoch } => put_client_epoch(DETACH, client, *epoch, out),
             Self::Unfence { client, epoch } => put_client_epoch(UNFENCE, client, *epoch, out),
             Self::JoinShare { filter, member } => put_share(JOIN_SHARE, filter, *member, out),
             Self::LeaveShare { filter, member } => put_share(LEAVE_SHARE, filter, *member, out),
@@ -91,10 +134,23 @@ impl Record {
     pub fn decode(buf: &mut Bytes) -> Result<Self, DecodeError> {
         match read_u8(buf, "record kind")? {
             PUBLISH => Publish::decode_body(buf).map(Self::Publish),
-            FENCE => read_client_epoch(buf).map(|(client, epoch)| Self::Fence { client, epoch }),
+            FENCE => {
+                let (client, epoch) = read_client_epoch(buf)?;
+                Ok(Self::Fence {
+                    client,
+                    epoch,
+                    against: read_stream(buf, "fenced stream")?,
+                })
+            }
             UNFENCE => {
                 read_client_epoch(buf).map(|(client, epoch)| Self::Unfence { client, epoch })
             }
+            ATTACH => Ok(Self::Attach {
+                client: ClientId(read_text(buf, "client id")?),
+                clean_start: read_u8(buf, "clean start")? != 0,
+                session_expiry_s: read_u32(buf, "session expiry")?,
+            }),
+            DETACH => read_client_epoch(buf).map(|(client, epoch)| Self::Detach { client, epoch }),
             JOIN_SHARE => {
                 read_share(buf).map(|(filter, member)| Self::JoinShare { filter, member })
             }

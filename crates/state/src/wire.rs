@@ -5,6 +5,8 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use crate::{Incarnation, NodeId, StreamId};
+
 /// Bytes that are no command or row of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read {what}: {why}")]
@@ -41,7 +43,6 @@ readers! {
     read_u16 -> u16, get_u16_le, 2;
     read_u32 -> u32, get_u32_le, 4;
     read_u64 -> u64, get_u64_le, 8;
-    read_u128 -> u128, get_u128_le, 16;
 }
 
 /// A length of 32 bits and that many bytes, as a slice of `buf`.
@@ -60,4 +61,31 @@ pub(crate) fn read_bytes(buf: &mut Bytes, what: &'static str) -> Result<Bytes, D
 pub(crate) fn put_bytes(out: &mut impl BufMut, bytes: &[u8]) {
     out.put_u32_le(u32::try_from(bytes.len()).expect("bounded far below 4 GiB"));
     out.put_slice(bytes);
+}
+
+/// The 24 bytes of a stream's name.
+pub(crate) fn put_stream(out: &mut impl BufMut, stream: StreamId) {
+    out.put_u64_le(stream.node.0);
+    out.put_u64_le(stream.incarnation.counter);
+    out.put_u64_le(stream.incarnation.nonce);
+}
+
+/// The reverse of [`put_stream`].
+pub(crate) fn read_stream(buf: &mut Bytes, what: &'static str) -> Result<StreamId, DecodeError> {
+    let node = NodeId(read_u64(buf, what)?);
+    Ok(StreamId {
+        node,
+        incarnation: read_incarnation(buf, what)?,
+    })
+}
+
+pub(crate) fn read_incarnation(
+    buf: &mut Bytes,
+    what: &'static str,
+) -> Result<Incarnation, DecodeError> {
+    let counter = read_u64(buf, what)?;
+    Ok(Incarnation {
+        counter,
+        nonce: read_u64(buf, what)?,
+    })
 }

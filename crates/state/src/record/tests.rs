@@ -59,6 +59,16 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
     round_trip(&Record::Publish(plain));
     round_trip(&Record::Publish(rich));
     round_trip(&Record::Fence {
+        against: StreamId::default(),
+        client: client("phone"),
+        epoch: Epoch(9),
+    });
+    round_trip(&Record::Attach {
+        client: client("phone"),
+        clean_start: true,
+        session_expiry_s: 3600,
+    });
+    round_trip(&Record::Detach {
         client: client("phone"),
         epoch: Epoch(9),
     });

@@ -1,0 +1,178 @@
+//! The batch of a stream: the command that carries every message of the replicated class.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use magpie_codec::TopicFilter;
+
+use super::PartitionState;
+use super::answer::{AppendAnswer, Attached, Outcome};
+use super::share_groups::ShareMemberId;
+use super::streams::Turn;
+use crate::record::{put_text, read_filter};
+use crate::wire::{put_stream, read_stream, read_u8, read_u32, read_u64};
+use crate::{DecodeError, Epoch, Record, StreamId};
+
+/// A batch of records, number `seq` of its stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// Which node, in which life.
+    pub stream: StreamId,
+    /// Sequence number within the stream, from 1, without gaps.
+    pub seq: u64,
+    /// Whether a record is other than a publish: then `apply` must read the records.
+    pub has_control: bool,
+    /// How many records there are.
+    pub count: u32,
+    /// Share-group members that the partition's leader chose, by record.
+    pub choices: Vec<ShareChoice>,
+    /// The records, one after the other.
+    pub records: Bytes,
+}
+
+/// One share group's member for one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareChoice {
+    /// Ordinal (0-based) of the record.
+    pub ordinal: u32,
+    /// `$share/{name}/{filter}`.
+    pub filter: TopicFilter,
+    /// Who gets it.
+    pub member: ShareMemberId,
+}
+
+impl Append {
+    /// The records in order. Ends at the first that cannot be read, which only a bug can write.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        let mut rest = self.records.clone();
+        (0..self.count).map_while(move |_| Record::decode(&mut rest).ok())
+    }
+
+    /// Appends the batch's bytes, without the command's kind.
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        put_stream(out, self.stream);
+        out.put_u64_le(self.seq);
+        out.put_u8(u8::from(self.has_control));
+        out.put_u32_le(self.count);
+        out.put_u32_le(u32::try_from(self.choices.len()).expect("bounded by the batch"));
+        for choice in &self.choices {
+            out.put_u32_le(choice.ordinal);
+            put_text(out, choice.filter.as_str());
+            put_stream(out, choice.member.stream);
+            out.put_u64_le(choice.member.member);
+        }
+        out.put_slice(&self.records);
+    }
+
+    /// Takes a batch, to the end of `buf`.
+    pub(super) fn decode(buf: &mut Bytes) -> Result<Self, DecodeError> {
+        let stream = read_stream(buf, "stream")?;
+        let seq = read_u64(buf, "sequence number")?;
+        let has_control = read_u8(buf, "batch flags")? != 0;
+        let count = read_u32(buf, "record count")?;
+        let choice_count = read_u32(buf, "choices")?;
+        let mut choices = Vec::new();
+        for _ in 0..choice_count {
+            choices.push(ShareChoice {
+                ordinal: read_u32(buf, "choice")?,
+                filter: read_filter(buf, "share group")?,
+                member: ShareMemberId {
+                    stream: read_stream(buf, "share member")?,
+                    member: read_u64(buf, "share member")?,
+                },
+            });
+        }
+        Ok(Self {
+            stream,
+            seq,
+            has_control,
+            count,
+            choices,
+            records: buf.split_off(0),
+        })
+    }
+}
+
+impl PartitionState {
+    pub(super) fn append(&mut self, index: u64, append: &Append) -> AppendAnswer {
+        let answer = match self.streams.turn(append.stream, append.seq) {
+            Turn::Next => return AppendAnswer::Taken(self.take(index, append)),
+            Turn::Repeat(outcome) => AppendAnswer::Taken(outcome),
+            Turn::Gap { last } => AppendAnswer::Gap { last },
+            Turn::Ended => AppendAnswer::Ended,
+        };
+        self.skipped.whole(index, &mut self.changed);
+        answer
+    }
+
+    fn take(&mut self, index: u64, append: &Append) -> Outcome {
+        if let Some(older) = self.streams.older_life(append.stream) {
+            // A superseded incarnation counts as down.
+            self.end_stream(older);
+        }
+        let mut outcome = Outcome::default();
+        // The usual batch, all publishes and no fence to check them against, is not read.
+        if append.has_control || !self.fences.is_empty() {
+            for (ordinal, record) in (0..).zip(append.records()) {
+                self.take_record(index, ordinal, append.stream, record, &mut outcome);
+            }
+        }
+        if !outcome.refused.is_empty() {
+            self.skipped
+                .records(index, outcome.refused.clone(), &mut self.changed);
+        }
+        self.streams
+            .taken(append.stream, append.seq, &outcome, &mut self.changed);
+        outcome
+    }
+
+    fn take_record(
+        &mut self,
+        index: u64,
+        ordinal: u32,
+        stream: StreamId,
+        record: Record,
+        outcome: &mut Outcome,
+    ) {
+        let changed = &mut self.changed;
+        match record {
+            Record::Publish(publish) => {
+                if self.fences.refuses(&publish.client, publish.epoch) {
+                    outcome.refused.push(ordinal);
+                }
+            }
+            Record::Attach {
+                client,
+                session_expiry_s: _,
+                clean_start: _,
+            } => {
+                let epoch = Epoch::at(index, ordinal);
+                let superseded = self.attachments.attach(&client, epoch, stream, changed);
+                // Sessions end with their connection as yet, so there is never one to resume.
+                outcome.attached.push(Attached {
+                    ordinal,
+                    epoch,
+                    session_present: false,
+                    superseded,
+                });
+            }
+            Record::Detach { client, epoch } => self.attachments.detach(&client, epoch, changed),
+            Record::Fence {
+                client,
+                epoch,
+                against,
+            } => {
+                if !self.streams.is_ended(against) {
+                    self.fences.raise(&client, epoch, against, changed);
+                }
+            }
+            Record::Unfence { client, epoch } => self.fences.lower(&client, epoch, stream, changed),
+            Record::JoinShare { filter, member } => {
+                self.share_groups
+                    .join(&filter, ShareMemberId { stream, member }, changed);
+            }
+            Record::LeaveShare { filter, member } => {
+                self.share_groups
+                    .leave(&filter, ShareMemberId { stream, member }, changed);
+            }
+        }
+    }
+}
