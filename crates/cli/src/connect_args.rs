@@ -1,0 +1,110 @@
+//! The options that `pub` and `sub` share: which server, as whom, with which will.
+
+use std::time::Duration;
+
+use clap::Args;
+use magpie_codec::{ProtocolVersion, QoS};
+
+/// Where to connect and as whom; named as in `mosquitto_pub` and `mosquitto_sub`.
+#[derive(Args, Debug)]
+pub(crate) struct ConnectArgs {
+    /// The server's host name or address
+    #[arg(short = 'h', long, default_value = "localhost", value_name = "HOST")]
+    pub(crate) host: String,
+    /// The server's port
+    #[arg(short = 'p', long, default_value_t = 1883)]
+    pub(crate) port: u16,
+    /// Client identifier; made up when left out
+    #[arg(
+        short = 'i',
+        long = "id",
+        value_name = "ID",
+        conflicts_with = "id_prefix"
+    )]
+    pub(crate) client_id: Option<String>,
+    /// Client identifier is this followed by the process id
+    #[arg(short = 'I', long, value_name = "PREFIX")]
+    pub(crate) id_prefix: Option<String>,
+    /// User name
+    #[arg(short = 'u', long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Password
+    #[arg(short = 'P', long = "pw", value_name = "PASSWORD")]
+    pub(crate) password: Option<String>,
+    /// Protocol version: mqttv5 or 5, mqttv311 or 311, mqttv31 or 31
+    #[arg(short = 'V', long, default_value = "mqttv311", value_name = "VERSION", value_parser = parse_version)]
+    pub(crate) protocol_version: ProtocolVersion,
+    /// Keep the session after the connection ended (needs -i)
+    #[arg(short = 'c', long)]
+    pub(crate) disable_clean_session: bool,
+    /// Keep alive in seconds; 0 turns it off
+    #[arg(short = 'k', long, default_value_t = 60, value_name = "SECONDS")]
+    pub(crate) keepalive: u16,
+    /// Session expiry interval in seconds, -1 for never (version 5)
+    #[arg(short = 'x', long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_expiry)]
+    pub(crate) session_expiry_interval: Option<u32>,
+    /// Seconds to wait for the server to accept the connection
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) connect_timeout: Duration,
+    /// Topic of the will
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) will_topic: Option<String>,
+    /// Payload of the will; empty when left out
+    #[arg(
+        long,
+        value_name = "PAYLOAD",
+        requires = "will_topic",
+        allow_hyphen_values = true
+    )]
+    pub(crate) will_payload: Option<String>,
+    /// QoS of the will
+    #[arg(long, default_value = "0", value_name = "QOS", requires = "will_topic", value_parser = parse_qos)]
+    pub(crate) will_qos: QoS,
+    /// Retain the will
+    #[arg(long, requires = "will_topic")]
+    pub(crate) will_retain: bool,
+    /// A version 5 property: COMMAND PROPERTY VALUE, or COMMAND user-property NAME VALUE
+    #[arg(short = 'D', long = "property", num_args = 3..=4, value_names = ["COMMAND", "PROPERTY", "VALUE"])]
+    pub(crate) properties: Vec<String>,
+    /// Print what is sent and received
+    #[arg(short = 'd', long)]
+    pub(crate) debug: bool,
+    /// Print no errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+/// A QoS from the command line.
+pub(crate) fn parse_qos(text: &str) -> Result<QoS, String> {
+    text.parse()
+        .ok()
+        .and_then(QoS::from_u8)
+        .ok_or_else(|| "the QoS is 0, 1 or 2".to_owned())
+}
+
+/// A protocol version in any of the spellings that `mosquitto_pub` takes.
+pub(crate) fn parse_version(text: &str) -> Result<ProtocolVersion, String> {
+    match text {
+        "mqttv5" | "5" | "5.0" => Ok(ProtocolVersion::V5),
+        "mqttv311" | "311" | "3.1.1" | "4" => Ok(ProtocolVersion::V3_1_1),
+        "mqttv31" | "31" | "3.1" | "3" => Ok(ProtocolVersion::V3_1),
+        _ => Err("the versions are mqttv5, mqttv311 and mqttv31".to_owned()),
+    }
+}
+
+/// Seconds, with a fraction if need be.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn parse_expiry(text: &str) -> Result<u32, String> {
+    match text {
+        "-1" | "∞" => Ok(u32::MAX),
+        _ => text
+            .parse()
+            .map_err(|_| "not a number of seconds, and not -1 for never".to_owned()),
+    }
+}
