@@ -5,17 +5,31 @@
 //! session: whether a packet may arrive *now* is the session's question. On the data path it is the first step
 //! (bytes to packet) and the last (packet to bytes).
 
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod arbitrary;
+mod decoder;
+mod encoder;
 mod error;
+mod fixed_header;
 mod message;
 mod packet;
 mod packet_id;
+mod property;
 mod qos;
+mod reader;
 mod reason;
+mod role;
+mod sink;
 mod text;
 mod topic_filter;
 mod topic_name;
 mod version;
 
+#[cfg(test)]
+mod tests;
+
+pub use decoder::{Decoder, Limits};
+pub use encoder::{encode, encode_publish, encode_publish_head, publish_bytes};
 pub use error::{DecodeError, EncodeError};
 pub use message::{Message, MessageProperties, PublishHeader};
 pub use packet::{
@@ -26,6 +40,7 @@ pub use packet::{
 pub use packet_id::PacketId;
 pub use qos::QoS;
 pub use reason::ReasonCode;
+pub use role::Role;
 pub use text::{Text, TextError};
 pub use topic_filter::TopicFilter;
 pub use topic_name::{TopicError, TopicName};

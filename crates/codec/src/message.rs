@@ -6,6 +6,9 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::error::Fault;
+use crate::property::{Detail, Properties, PropertyId, PropertyReader, PutProperty};
+use crate::sink::Sink;
 use crate::{PacketId, QoS, Text, TopicName, UserProperties};
 
 /// An Application Message as it is routed: what is the same for every subscriber, shared by `Arc<Message>`.
@@ -55,6 +58,88 @@ pub struct PublishHeader {
     pub subscription_ids: SmallVec<[u32; 1]>,
     /// Message Expiry Interval in seconds that is left for this receiver; overrides the message's [MQTT-3.3.2-6].
     pub expiry_interval_s: Option<u32>,
+}
+
+impl Message {
+    /// The same message in allocations of its own, so that it does not keep a read buffer alive.
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        Self {
+            topic: self.topic.compact(),
+            payload: Bytes::copy_from_slice(&self.payload),
+            properties: self
+                .properties
+                .as_ref()
+                .map(|properties| Box::new(properties.compact())),
+        }
+    }
+}
+
+impl MessageProperties {
+    /// The same properties in allocations of their own; see [`Text::compact`].
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        Self {
+            payload_format_utf8: self.payload_format_utf8,
+            expiry_interval_s: self.expiry_interval_s,
+            content_type: self.content_type.as_ref().map(Text::compact),
+            response_topic: self.response_topic.as_ref().map(TopicName::compact),
+            correlation_data: self.correlation_data.as_deref().map(Bytes::copy_from_slice),
+            user_properties: self
+                .user_properties
+                .iter()
+                .map(|(name, value)| (name.compact(), value.compact()))
+                .collect(),
+        }
+    }
+
+    /// Takes the value of a property that belongs to the message; false if `id` is none of them.
+    pub(crate) fn read(
+        &mut self,
+        id: PropertyId,
+        block: &mut PropertyReader<'_>,
+    ) -> Result<bool, Fault> {
+        match id {
+            PropertyId::PayloadFormatIndicator => self.payload_format_utf8 = block.bool()?,
+            PropertyId::MessageExpiryInterval => self.expiry_interval_s = Some(block.values.u32()?),
+            PropertyId::ContentType => self.content_type = Some(block.values.text()?),
+            PropertyId::ResponseTopic => self.response_topic = Some(response_topic(block)?),
+            PropertyId::CorrelationData => self.correlation_data = Some(block.values.binary()?),
+            PropertyId::UserProperty => block.user_property(&mut self.user_properties)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Writes all but the expiry interval, which a delivery may override.
+    pub(crate) fn put_lasting<S: Sink>(&self, sink: &mut S) {
+        if self.payload_format_utf8 {
+            sink.property_u8(PropertyId::PayloadFormatIndicator, 1);
+        }
+        sink.property_text(PropertyId::ContentType, self.content_type.as_ref());
+        sink.property_text(
+            PropertyId::ResponseTopic,
+            self.response_topic.as_ref().map(TopicName::as_text),
+        );
+        sink.property_binary(PropertyId::CorrelationData, self.correlation_data.as_ref());
+        sink.user_properties(&self.user_properties);
+    }
+}
+
+fn response_topic(block: &mut PropertyReader<'_>) -> Result<TopicName, Fault> {
+    block.values.topic_name().map_err(|fault| match fault.rule {
+        "MQTT-3.3.2-2" => Fault::protocol("MQTT-3.3.2-14", "a response topic contains a wildcard"),
+        _ => fault,
+    })
+}
+
+impl Properties for MessageProperties {
+    fn put<S: Sink>(&self, _: Detail, sink: &mut S) {
+        if let Some(seconds) = self.expiry_interval_s {
+            sink.property_u32(PropertyId::MessageExpiryInterval, seconds);
+        }
+        self.put_lasting(sink);
+    }
 }
 
 impl fmt::Debug for Message {

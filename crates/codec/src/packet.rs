@@ -3,7 +3,7 @@
 mod ack;
 mod auth;
 mod connack;
-mod connect;
+pub(crate) mod connect;
 mod disconnect;
 mod publish;
 mod suback;
@@ -16,6 +16,7 @@ pub use connack::{ConnAck, ConnAckProperties};
 pub use connect::{Connect, ConnectProperties, Will};
 pub use disconnect::{Disconnect, DisconnectProperties};
 pub use publish::Publish;
+pub(crate) use publish::PublishParts;
 pub use suback::{SubAck, UnsubAck};
 pub use subscribe::{RetainHandling, Subscribe, SubscriptionOptions};
 pub use unsubscribe::Unsubscribe;

@@ -1,6 +1,6 @@
 //! Reason codes (section 2.4).
 
-use crate::QoS;
+use crate::{PacketType, QoS};
 
 /// A reason code of MQTT 5.0. One number can have different names in different packets (0 is Success, Normal
 /// disconnection and Granted QoS 0); it has one name here.
@@ -150,6 +150,44 @@ impl ReasonCode {
     /// Whether the operation failed: 0x80 and above.
     pub const fn is_error(self) -> bool {
         self as u8 >= 0x80
+    }
+
+    /// Whether this packet may carry the reason code, in either direction (table 2-6). The packets without a reason code
+    /// carry none.
+    pub const fn is_valid_in(self, packet: PacketType) -> bool {
+        match packet {
+            PacketType::ConnAck => matches!(
+                self as u8,
+                0x00 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f
+            ),
+            PacketType::PubAck | PacketType::PubRec => {
+                matches!(
+                    self as u8,
+                    0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
+                )
+            }
+            PacketType::PubRel | PacketType::PubComp => matches!(self as u8, 0x00 | 0x92),
+            PacketType::SubAck => {
+                matches!(
+                    self as u8,
+                    0x00..=0x02 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91 | 0x97 | 0x9e | 0xa1 | 0xa2
+                )
+            }
+            PacketType::UnsubAck => {
+                matches!(self as u8, 0x00 | 0x11 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91)
+            }
+            PacketType::Disconnect => matches!(
+                self as u8,
+                0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8b..=0x90 | 0x93..=0xa2
+            ),
+            PacketType::Auth => matches!(self as u8, 0x00 | 0x18 | 0x19),
+            PacketType::Connect
+            | PacketType::Publish
+            | PacketType::Subscribe
+            | PacketType::Unsubscribe
+            | PacketType::PingReq
+            | PacketType::PingResp => false,
+        }
     }
 
     /// The SUBACK reason code that grants this QoS.

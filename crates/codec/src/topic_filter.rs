@@ -120,12 +120,13 @@ fn filter_start(whole: &str) -> Result<u16, TopicError> {
     let Some(rest) = whole.strip_prefix(SHARE_PREFIX) else {
         return Ok(0);
     };
-    // [MQTT-4.8.2-1], [MQTT-4.8.2-2]: a name without wildcards, then a slash, then a filter.
-    let Some((name, filter)) = rest.split_once('/') else {
-        return Err(TopicError::Share);
-    };
-    if name.is_empty() || name.contains(['+', '#']) || filter.is_empty() {
-        return Err(TopicError::Share);
+    let (name, filter) = rest.split_once('/').unwrap_or((rest, ""));
+    // [MQTT-4.8.2-1], [MQTT-4.8.2-2]
+    if name.is_empty() || name.contains(['+', '#']) {
+        return Err(TopicError::ShareName);
+    }
+    if filter.is_empty() {
+        return Err(TopicError::ShareFilter);
     }
     Ok(u16::try_from(whole.len() - filter.len()).expect("a text has at most 65,535 bytes"))
 }
@@ -142,11 +143,11 @@ fn check_wildcards(filter: &str) -> Result<bool, TopicError> {
         match byte {
             // [MQTT-4.7.1-1]
             b'#' if !starts_level || at + 1 != bytes.len() => {
-                return Err(TopicError::WildcardMisplaced);
+                return Err(TopicError::HashMisplaced);
             }
             // [MQTT-4.7.1-2]
             b'+' if !starts_level || bytes.get(at + 1).is_some_and(|next| *next != b'/') => {
-                return Err(TopicError::WildcardMisplaced);
+                return Err(TopicError::PlusMisplaced);
             }
             b'#' | b'+' => exact = false,
             _ => {}

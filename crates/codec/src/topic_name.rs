@@ -26,13 +26,18 @@ pub enum TopicError {
     /// A Topic Name contains `+` or `#` [MQTT-3.3.2-2].
     #[error("the topic name contains a wildcard")]
     WildcardInName,
-    /// A `#` that is not the whole last level, or a `+` that is not a whole level [MQTT-4.7.1-1, MQTT-4.7.1-2].
-    #[error("the topic filter has a wildcard in the wrong place")]
-    WildcardMisplaced,
-    /// A filter that starts with `$share/` has no share name, a wildcard in it, or no filter after it
-    /// [MQTT-4.8.2-1, MQTT-4.8.2-2].
-    #[error("the shared subscription has no proper share name or filter")]
-    Share,
+    /// A `#` that is not the whole last level of a filter [MQTT-4.7.1-1].
+    #[error("the topic filter has a # that is not its last level")]
+    HashMisplaced,
+    /// A `+` that is not a whole level of a filter [MQTT-4.7.1-2].
+    #[error("the topic filter has a + that is not a whole level")]
+    PlusMisplaced,
+    /// A filter that starts with `$share/` has an empty share name or a wildcard in it [MQTT-4.8.2-1].
+    #[error("the share name is empty or has a wildcard")]
+    ShareName,
+    /// A share name that is not followed by a slash and a filter [MQTT-4.8.2-2].
+    #[error("the share name is not followed by a filter")]
+    ShareFilter,
 }
 
 impl TopicName {
@@ -76,22 +81,31 @@ impl TryFrom<Text> for TopicName {
     type Error = TopicError;
 
     fn try_from(text: Text) -> Result<Self, TopicError> {
-        let bytes = text.as_bytes();
-        if bytes.is_empty() {
-            return Err(TopicError::Empty);
-        }
-        if bytes.iter().any(|byte| matches!(byte, b'+' | b'#')) {
-            return Err(TopicError::WildcardInName);
-        }
+        check(text.as_bytes())?;
         Ok(Self(text))
     }
+}
+
+fn check(bytes: &[u8]) -> Result<(), TopicError> {
+    if bytes.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    // No early exit: so the compiler can look at many bytes at a time.
+    if bytes
+        .iter()
+        .fold(false, |found, byte| found | matches!(byte, b'+' | b'#'))
+    {
+        return Err(TopicError::WildcardInName);
+    }
+    Ok(())
 }
 
 impl TryFrom<Bytes> for TopicName {
     type Error = TopicError;
 
     fn try_from(bytes: Bytes) -> Result<Self, TopicError> {
-        Self::try_from(Text::try_from(bytes)?)
+        let text = Text::try_from(bytes)?;
+        Self::try_from(text)
     }
 }
 

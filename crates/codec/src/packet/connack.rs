@@ -5,7 +5,15 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::Bytes;
 
-use crate::{QoS, ReasonCode, Text, UserProperties};
+use crate::encoder::Body;
+use crate::error::Fault;
+use crate::property::{
+    Detail, MISPLACED, Properties, PropertyId, PropertyReader, PutProperty, boxed,
+    check_authentication, put_block,
+};
+use crate::reader::Reader;
+use crate::sink::Sink;
+use crate::{PacketType, ProtocolVersion, QoS, ReasonCode, Text, UserProperties};
 
 /// A CONNACK packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,5 +121,210 @@ impl fmt::Debug for ConnAckProperties {
             .field("server_reference", &self.server_reference)
             .field("authentication_method", &self.authentication_method)
             .finish_non_exhaustive()
+    }
+}
+
+impl ConnAck {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Fault> {
+        let flags = reader.u8()?;
+        // 3.1 has no flags here and says nothing about the byte.
+        let session_present = reader.version > ProtocolVersion::V3_1 && flags & 1 != 0;
+        if reader.version > ProtocolVersion::V3_1 && flags > 1 {
+            return Err(Fault::malformed(
+                "MQTT-3.2.2-1",
+                "a reserved acknowledge flag is set",
+            ));
+        }
+        let reason = if reader.version.has_properties() {
+            reader.reason(PacketType::ConnAck)?
+        } else {
+            from_return_code(reader.u8()?)?
+        };
+        if session_present && reason.is_error() {
+            return Err(Fault::protocol(
+                "MQTT-3.2.2-6",
+                "a session is present where the connection is refused",
+            ));
+        }
+        let properties = if reader.version.has_properties() {
+            ConnAckProperties::decode(reader)?
+        } else {
+            None
+        };
+        Ok(Self {
+            session_present,
+            reason,
+            properties,
+        })
+    }
+}
+
+impl Body for ConnAck {
+    fn put<S: Sink>(&self, version: ProtocolVersion, detail: Detail, sink: &mut S) {
+        // [MQTT-3.2.2-6]
+        let session_present =
+            self.session_present && !self.reason.is_error() && version > ProtocolVersion::V3_1;
+        sink.u8(session_present.into());
+        if version.has_properties() {
+            sink.u8(self.reason.into());
+            put_block(self.properties.as_deref(), detail, sink);
+        } else {
+            sink.u8(to_return_code(self.reason));
+        }
+    }
+}
+
+/// The reason for a return code of 3.1 and 3.1.1 (table 3.1 v3.1.1).
+fn from_return_code(code: u8) -> Result<ReasonCode, Fault> {
+    Ok(match code {
+        0 => ReasonCode::Success,
+        1 => ReasonCode::UnsupportedProtocolVersion,
+        2 => ReasonCode::ClientIdentifierNotValid,
+        3 => ReasonCode::ServerUnavailable,
+        4 => ReasonCode::BadUserNameOrPassword,
+        5 => ReasonCode::NotAuthorized,
+        _ => {
+            return Err(Fault::protocol(
+                "3.2.2.3 v3.1.1",
+                "a CONNACK return code is reserved",
+            ));
+        }
+    })
+}
+
+/// The nearest return code of 3.1 and 3.1.1. What may pass by itself is 3, what will not is 5.
+const fn to_return_code(reason: ReasonCode) -> u8 {
+    match reason {
+        ReasonCode::UnsupportedProtocolVersion => 1,
+        ReasonCode::ClientIdentifierNotValid => 2,
+        ReasonCode::BadUserNameOrPassword | ReasonCode::BadAuthenticationMethod => 4,
+        ReasonCode::NotAuthorized
+        | ReasonCode::Banned
+        | ReasonCode::TopicNameInvalid
+        | ReasonCode::PacketTooLarge
+        | ReasonCode::PayloadFormatInvalid
+        | ReasonCode::RetainNotSupported
+        | ReasonCode::QoSNotSupported => 5,
+        reason if reason.is_error() => 3,
+        _ => 0,
+    }
+}
+
+impl ConnAckProperties {
+    fn decode(reader: &mut Reader<'_>) -> Result<Option<Box<Self>>, Fault> {
+        let mut properties = Self::default();
+        let mut block = PropertyReader::open(reader)?;
+        while let Some(id) = block.next_id()? {
+            properties.read(id, &mut block)?;
+        }
+        check_authentication(
+            properties.authentication_method.as_ref(),
+            properties.authentication_data.as_ref(),
+        )?;
+        Ok(boxed(properties))
+    }
+
+    fn read(&mut self, id: PropertyId, block: &mut PropertyReader<'_>) -> Result<(), Fault> {
+        match id {
+            PropertyId::SessionExpiryInterval => {
+                self.session_expiry_interval_s = Some(block.values.u32()?)
+            }
+            PropertyId::ReceiveMaximum => {
+                self.receive_maximum = Some(PropertyReader::non_zero(block.values.u16()?)?)
+            }
+            PropertyId::MaximumQoS => self.maximum_qos = block.maximum_qos()?,
+            PropertyId::RetainAvailable => self.retain_available = block.bool()?,
+            PropertyId::MaximumPacketSize => {
+                self.maximum_packet_size = Some(PropertyReader::non_zero(block.values.u32()?)?);
+            }
+            PropertyId::AssignedClientIdentifier => {
+                self.assigned_client_identifier = Some(block.values.text()?)
+            }
+            PropertyId::TopicAliasMaximum => self.topic_alias_maximum = block.values.u16()?,
+            PropertyId::ReasonString => self.reason_string = Some(block.values.text()?),
+            PropertyId::UserProperty => block.user_property(&mut self.user_properties)?,
+            PropertyId::WildcardSubscriptionAvailable => {
+                self.wildcard_subscription_available = block.bool()?
+            }
+            PropertyId::SubscriptionIdentifierAvailable => {
+                self.subscription_identifiers_available = block.bool()?
+            }
+            PropertyId::SharedSubscriptionAvailable => {
+                self.shared_subscription_available = block.bool()?
+            }
+            PropertyId::ServerKeepAlive => self.server_keep_alive_s = Some(block.values.u16()?),
+            PropertyId::ResponseInformation => {
+                self.response_information = Some(block.values.text()?)
+            }
+            PropertyId::ServerReference => self.server_reference = Some(block.values.text()?),
+            PropertyId::AuthenticationMethod => {
+                self.authentication_method = Some(block.values.text()?)
+            }
+            PropertyId::AuthenticationData => {
+                self.authentication_data = Some(block.values.binary()?)
+            }
+            _ => return Err(MISPLACED),
+        }
+        Ok(())
+    }
+}
+
+impl Properties for ConnAckProperties {
+    fn put<S: Sink>(&self, detail: Detail, sink: &mut S) {
+        if let Some(seconds) = self.session_expiry_interval_s {
+            sink.property_u32(PropertyId::SessionExpiryInterval, seconds);
+        }
+        if let Some(maximum) = self.receive_maximum {
+            sink.property_u16(PropertyId::ReceiveMaximum, maximum.get());
+        }
+        if self.maximum_qos < QoS::ExactlyOnce {
+            sink.property_u8(PropertyId::MaximumQoS, self.maximum_qos.into());
+        }
+        if let Some(maximum) = self.maximum_packet_size {
+            sink.property_u32(PropertyId::MaximumPacketSize, maximum.get());
+        }
+        sink.property_text(
+            PropertyId::AssignedClientIdentifier,
+            self.assigned_client_identifier.as_ref(),
+        );
+        if self.topic_alias_maximum > 0 {
+            sink.property_u16(PropertyId::TopicAliasMaximum, self.topic_alias_maximum);
+        }
+        for (id, available) in [
+            (PropertyId::RetainAvailable, self.retain_available),
+            (
+                PropertyId::WildcardSubscriptionAvailable,
+                self.wildcard_subscription_available,
+            ),
+            (
+                PropertyId::SubscriptionIdentifierAvailable,
+                self.subscription_identifiers_available,
+            ),
+            (
+                PropertyId::SharedSubscriptionAvailable,
+                self.shared_subscription_available,
+            ),
+        ] {
+            if !available {
+                sink.property_u8(id, 0);
+            }
+        }
+        if let Some(seconds) = self.server_keep_alive_s {
+            sink.property_u16(PropertyId::ServerKeepAlive, seconds);
+        }
+        sink.property_text(
+            PropertyId::ResponseInformation,
+            self.response_information.as_ref(),
+        );
+        sink.property_text(PropertyId::ServerReference, self.server_reference.as_ref());
+        sink.property_text(
+            PropertyId::AuthenticationMethod,
+            self.authentication_method.as_ref(),
+        );
+        sink.property_binary(
+            PropertyId::AuthenticationData,
+            self.authentication_data.as_ref(),
+        );
+        sink.explanation(detail, self.reason_string.as_ref(), &self.user_properties);
     }
 }
