@@ -207,6 +207,28 @@ impl<N: Copy + Eq> RouteTable<N> {
         self.plain.heap_bytes() + self.shared.heap_bytes()
     }
 
+    /// The nodes of one row with their member counts (1 for plain rows), in no particular order.
+    #[must_use]
+    pub fn members_of(&self, filter: &TopicFilter) -> SmallVec<[(N, u32); 8]> {
+        let Some(name) = filter.share_name() else {
+            let id = self.plain.id_of(filter);
+            let row = id
+                .and_then(|id| self.plain.value(id))
+                .copied()
+                .unwrap_or_default();
+            return self.nodes.of(row).map(|node| (node, 1)).collect();
+        };
+        let id = self.shared.id_of(filter);
+        let rows = id
+            .and_then(|id| self.shared.value(id))
+            .into_iter()
+            .flatten();
+        rows.map(|row| ShareRoute::new(filter.filter(), row, &self.nodes))
+            .filter(|route| route.name() == name)
+            .flat_map(|route| route.members().collect::<SmallVec<[_; 8]>>())
+            .collect()
+    }
+
     fn set_plain(
         &mut self,
         filter: &TopicFilter,

@@ -5,6 +5,7 @@
 //! that follows from state (closing a superseded connection, declaring a node's streams ended) is derived by leaders, never done
 //! inside `apply`.
 
+pub mod control;
 mod ident;
 mod machine;
 pub mod partition;
