@@ -42,6 +42,48 @@ pub enum Readiness {
 }
 
 impl Cluster {
+    /// Opens the data directory, starts the Raft groups that live here, listens for other nodes, and returns. Forming or joining a
+    /// cluster goes on in the background; [`readiness`](Self::readiness) tells when clients may come.
+    ///
+    /// # Errors
+    /// What keeps the node from starting at all: the data directory, the listen address, the configuration.
+    pub async fn start(config: Config) -> Result<(Self, Events), StartError> {
+        let _ = config;
+        todo!()
+    }
+
+    /// Resolves when the node must stop by itself: a disk that failed (exit code 70), or a data directory that another life has
+    /// superseded (exit code 71).
+    pub async fn fatal(&self) -> Fatal {
+        todo!()
+    }
+
+    /// What operators see: members, groups, this node's part in them.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        todo!()
+    }
+
+    /// Moves leaderships to other nodes, so that stopping this one interrupts nobody; at most `deadline`.
+    pub async fn hand_over(&self, deadline: std::time::Duration) {
+        let _ = deadline;
+        todo!()
+    }
+
+    /// Stops the groups and the listeners; the log is synced when this returns.
+    pub async fn stop(&self) {
+        todo!()
+    }
+
+    /// Removes a member that is down, for good.
+    ///
+    /// # Errors
+    /// [`Error::NotProposed`] with the reason.
+    pub async fn remove_member(&self, node: NodeId) -> Result<(), Error> {
+        let _ = node;
+        todo!()
+    }
+
     /// This node.
     #[must_use]
     pub fn node_id(&self) -> NodeId {

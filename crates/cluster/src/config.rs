@@ -1,0 +1,127 @@
+//! Settings of a node as a member of its cluster.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a node takes part in the cluster. The durations are tuned for a local network; tests shorten them.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Everything that must last; locked against a second process.
+    pub data_dir: PathBuf,
+    /// Name for people.
+    pub node_name: String,
+    /// `ADDR:PORT` for gRPC between nodes.
+    pub cluster_listen: String,
+    /// `HOST:PORT` that other nodes dial.
+    pub cluster_advertise: String,
+    /// The same list on every node; names are resolved anew at each try. Empty: a cluster of one.
+    pub seeds: Vec<String>,
+    /// Shared by all nodes; needed when `seeds` is not empty.
+    pub cluster_secret: Option<String>,
+    /// For other nodes' operators to read.
+    pub http_addr: String,
+    /// For other nodes' operators to read.
+    pub mqtt_addr: String,
+    /// Taken when the cluster forms.
+    pub partitions: u16,
+    /// Taken when the cluster forms.
+    pub replication_factor: u8,
+    /// Taken when the cluster forms.
+    pub direct_filters: Vec<String>,
+    /// Raft heartbeat. Default 200 ms.
+    pub heartbeat: Duration,
+    /// Lower end of the election timeout; the upper end is twice this. At least ten times the usual p99.9 of fdatasync. Default 1 s.
+    pub election_timeout: Duration,
+    /// Without a quorum for so long, the node is not ready. Default 1.5 s.
+    pub quorum_lost_after: Duration,
+    /// Silent for so long, a node is declared down; it closes its clients itself before that. Default 10 s.
+    pub down_after: Duration,
+    /// Bound on the wait for a commit. Default 10 s.
+    pub publish_deadline: Duration,
+    /// Bytes of log kept per group for slow readers, beyond what Raft needs. Default 64 MiB.
+    pub log_retain_bytes: u64,
+    /// Age of log kept. Default 60 s.
+    pub log_retain: Duration,
+    /// Bytes that one link to a peer, or one stream into a partition, may have queued. Default 16 MiB.
+    pub queue_bytes: usize,
+    /// How long the last unsubscription of a filter waits before the other nodes are told. Default 30 s.
+    pub route_linger: Duration,
+}
+
+/// A setting that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// The key, as in the configuration file.
+    pub key: &'static str,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./data"),
+            node_name: String::from("magpie"),
+            cluster_listen: String::from("127.0.0.1:7883"),
+            cluster_advertise: String::from("127.0.0.1:7883"),
+            seeds: Vec::new(),
+            cluster_secret: None,
+            http_addr: String::new(),
+            mqtt_addr: String::new(),
+            partitions: 8,
+            replication_factor: 3,
+            direct_filters: Vec::new(),
+            heartbeat: Duration::from_millis(200),
+            election_timeout: Duration::from_secs(1),
+            quorum_lost_after: Duration::from_millis(1500),
+            down_after: Duration::from_secs(10),
+            publish_deadline: Duration::from_secs(10),
+            log_retain_bytes: 64 << 20,
+            log_retain: Duration::from_secs(60),
+            queue_bytes: 16 << 20,
+            route_linger: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Every problem of these settings, at once.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        let mut problem = |key, text: &str| {
+            problems.push(ConfigError {
+                key,
+                problem: text.to_owned(),
+            })
+        };
+        if self.partitions == 0 || self.partitions > 1024 {
+            problem("partitions", "must be 1 to 1024");
+        }
+        if self.replication_factor == 0 || self.replication_factor > 7 {
+            problem("replication_factor", "must be 1 to 7");
+        }
+        if !self.seeds.is_empty() && self.cluster_secret.as_deref().is_none_or(str::is_empty) {
+            problem(
+                "cluster_secret_file",
+                "a cluster with seeds needs a secret that all nodes share: set cluster_secret_file, or MAGPIE_CLUSTER_SECRET",
+            );
+        }
+        if self.down_after < 5 * self.quorum_lost_after {
+            problem(
+                "down_after",
+                "must be at least five times quorum_lost_after",
+            );
+        }
+        for filter in &self.direct_filters {
+            if magpie_codec::TopicFilter::try_from(filter.as_str()).is_err() {
+                problem(
+                    "direct_filters",
+                    &format!("\"{filter}\" is not a topic filter"),
+                );
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,90 @@
+//! What operators see of the cluster, and how a node ends.
+
+use serde::Serialize;
+
+/// One node's view of the cluster.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Name of the cluster, once it is formed.
+    pub cluster_id: Option<String>,
+    /// This node.
+    pub node_id: String,
+    /// Its name for people.
+    pub node_name: String,
+    /// Empty when the node may accept clients, else the reason why not.
+    pub not_ready: String,
+    /// All members.
+    pub members: Vec<MemberStatus>,
+    /// Groups that have a replica here.
+    pub groups: Vec<GroupStatus>,
+    /// Rows in the table of direct routes.
+    pub routes: usize,
+}
+
+/// A member as this node knows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberStatus {
+    /// Identity.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// `up` or `down`.
+    pub state: String,
+    /// Its present life.
+    pub incarnation: String,
+    /// `HOST:PORT` between nodes.
+    pub cluster_addr: String,
+    /// `HOST:PORT` of MQTT.
+    pub mqtt_addr: String,
+    /// `HOST:PORT` of the HTTP API.
+    pub http_addr: String,
+    /// Whether it votes in the control group.
+    pub voter: bool,
+    /// Whether it is the node that answers.
+    pub this: bool,
+}
+
+/// One Raft group as this node's replica sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct GroupStatus {
+    /// `control`, or the number of the partition.
+    pub group: String,
+    /// Raft term.
+    pub term: u64,
+    /// Leader's node id, if one is known.
+    pub leader: Option<String>,
+    /// Whether this node leads.
+    pub leading: bool,
+    /// Node ids of the voters.
+    pub voters: Vec<String>,
+    /// Index of the last entry of the log here.
+    pub last_log: u64,
+    /// Index known to be committed.
+    pub committed: u64,
+    /// Index applied here.
+    pub applied: u64,
+    /// Index up to which this node's subscribers were served (partitions only).
+    pub tail: Option<u64>,
+}
+
+/// Why a node stops by itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// Exit code 70.
+    #[error("{0}")]
+    Disk(String),
+    /// Exit code 71.
+    #[error("{0}")]
+    Fenced(String),
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Exit code 1: one sentence, what, where and what to do.
+    #[error("{0}")]
+    Config(String),
+    /// Exit code 71: this data directory must not be started again.
+    #[error("{0}")]
+    DataDir(String),
+}
