@@ -7,7 +7,8 @@ use magpie_state::{ClientId, Epoch, NodeId, PartitionId};
 use tokio::sync::watch;
 
 use crate::{
-    Attach, Attached, Barrier, Direct, DirectOutcome, ShareMember, ShareTarget, Submission, Tail,
+    Attach, Attached, Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareMember,
+    ShareTarget, StartError, Status, Submission, Tail,
 };
 
 /// Handle to the cluster, cheap to clone.
