@@ -1,0 +1,122 @@
+//! The store on sled 0.34.7.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::fdatasync;
+
+use super::{Batch, KeyValue, Tree};
+use crate::error::Error;
+
+/// sled's tree that exists always; not one of ours.
+const DEFAULT_TREE: &str = "__sled__default";
+
+/// The store on disk.
+#[derive(Debug)]
+pub struct SledStore {
+    db: sled::Db,
+    /// The file that holds all trees.
+    file: File,
+    path: PathBuf,
+}
+
+impl SledStore {
+    /// Opens the store in `dir`, or creates it. `cache_bytes` bounds sled's page cache.
+    ///
+    /// # Errors
+    /// [`Error::KeyValue`] if it is damaged or in use; [`Error::Io`].
+    pub fn open(dir: impl AsRef<Path>, cache_bytes: u64) -> Result<Self, Error> {
+        let dir = dir.as_ref();
+        let db = sled::Config::new()
+            .path(dir)
+            .cache_capacity(cache_bytes)
+            // Flushed when the caller says so: a flush in between would make half a checkpoint
+            // durable at a time that nobody chose.
+            .flush_every_ms(None)
+            .open()
+            .map_err(failed)?;
+        let path = dir.join("db");
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+            File::open(dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(Error::io("sync", dir))?;
+        }
+        Ok(Self { db, file, path })
+    }
+}
+
+impl KeyValue for SledStore {
+    fn tree(&self, name: &str) -> Result<Arc<dyn Tree>, Error> {
+        Ok(Arc::new(SledTree(self.db.open_tree(name).map_err(failed)?)))
+    }
+
+    fn tree_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self
+            .db
+            .tree_names()
+            .into_iter()
+            .map(|name| String::from_utf8_lossy(&name).into_owned())
+            .filter(|name| name != DEFAULT_TREE)
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn drop_tree(&self, name: &str) -> Result<(), Error> {
+        self.db.drop_tree(name).map_err(failed)?;
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        self.db.flush().map_err(failed)?;
+        // sled's flush hands the pages to the disk but does not wait for its cache
+        // (spacejam/sled#1452).
+        fdatasync(&self.file).map_err(|errno| Error::io("sync", &self.path)(errno.into()))
+    }
+}
+
+#[derive(Debug)]
+struct SledTree(sled::Tree);
+
+impl Tree for SledTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.0.get(key).map_err(failed)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan_prefix(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        for pair in self.0.range(prefix.max(from)..) {
+            let (key, value) = pair.map_err(failed)?;
+            if !key.starts_with(prefix) || !each(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), Error> {
+        batch.check()?;
+        let mut changes = sled::Batch::default();
+        for (key, value) in &batch.changes {
+            match value {
+                Some(value) => changes.insert(&key[..], &value[..]),
+                None => changes.remove(&key[..]),
+            }
+        }
+        self.0.apply_batch(changes).map_err(failed)
+    }
+}
+
+fn failed(error: sled::Error) -> Error {
+    Error::KeyValue {
+        reason: error.to_string().into(),
+    }
+}

@@ -1,0 +1,176 @@
+//! The thread that keeps segments: prepares them ahead of the committer, drops those that nobody
+//! needs, and recycles their files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::Shared;
+use super::queue::{Operation, What};
+use super::segment::Segment;
+use crate::disk::{Disk, DiskFile};
+use crate::error::Error;
+
+const FILL_BYTES: usize = 256 << 10;
+/// How long the keeper rests without being called: how soon it sees room on a full disk.
+const REST: Duration = Duration::from_millis(200);
+
+/// A file of full length whose content no longer matters.
+#[derive(Debug)]
+pub(super) struct FreeFile {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) bytes: u32,
+}
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    /// Number of the next segment to prepare.
+    next: u32,
+    free: Vec<FreeFile>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, next: u32, free: Vec<FreeFile>) -> Self {
+        Self { shared, next, free }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut was_full = false;
+        loop {
+            let result = self.drop_unneeded().and_then(|()| self.prepare());
+            let full = match result {
+                Ok(()) => false,
+                Err(Error::Closed | Error::Stopped { .. }) => return,
+                Err(error) if error.is_out_of_space() => {
+                    if !was_full {
+                        tracing::warn!(%error, "no room to prepare a log segment");
+                    }
+                    true
+                }
+                Err(error) => {
+                    tracing::error!(%error, "log segments cannot be prepared");
+                    return self.shared.spares.fail(error);
+                }
+            };
+            was_full = full;
+            if !self.shared.spares.wait_as_keeper(REST) {
+                return;
+            }
+        }
+    }
+
+    fn prepare(&mut self) -> Result<(), Error> {
+        while self.shared.spares.count() < self.shared.options.spare_segments {
+            if self.shared.spares.is_closed() {
+                return Err(Error::Closed);
+            }
+            let (disk, dir) = (&*self.shared.disk, &self.shared.dir);
+            let free = match self.free.pop() {
+                Some(free) if free.bytes != self.shared.options.segment_bytes => {
+                    remove(disk, &free.path)?;
+                    continue;
+                }
+                Some(free) => free,
+                None => {
+                    let path = dir.join("filling.new");
+                    let bytes = self.shared.options.segment_bytes;
+                    match create_filled(disk, &path, bytes) {
+                        Ok(file) => FreeFile { path, file, bytes },
+                        Err(error) => {
+                            // What was reserved of it is wanted elsewhere.
+                            let _ = disk.remove(&path);
+                            return Err(error);
+                        }
+                    }
+                }
+            };
+            let segment = Segment::begin(disk, dir, &free.path, free.file, free.bytes, self.next)?;
+            self.next += 1;
+            self.shared.spares.add(segment);
+        }
+        Ok(())
+    }
+
+    /// Drops segments from the oldest on, as long as nothing in them counts.
+    fn drop_unneeded(&mut self) -> Result<(), Error> {
+        while let Some(oldest) = self.shared.segments.oldest() {
+            let landed = self.shared.landed_segment.load(Ordering::Acquire);
+            if oldest.number >= landed || oldest.live_bytes() > 0 {
+                break;
+            }
+            // The log says first which segments are gone on purpose; one that is missing otherwise
+            // is a damage that recovery must notice.
+            self.wait_for(What::Drop(oldest.number + 1))?;
+            self.retire(oldest)?;
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, segment: Arc<Segment>) -> Result<(), Error> {
+        self.shared.segments.pop_oldest();
+        let disk = &*self.shared.disk;
+        let wanted = self.free.len() < self.shared.options.spare_segments
+            && segment.bytes == self.shared.options.segment_bytes;
+        // Who still reads from the segment keeps its file from being written over.
+        let unshared = Arc::try_unwrap(segment);
+        match unshared {
+            Ok(segment) if wanted => {
+                let path = self.shared.dir.join(format!("{:010}.free", segment.number));
+                disk.rename(&segment.path, &path)
+                    .map_err(Error::io("rename", &segment.path))?;
+                self.free.push(FreeFile {
+                    path,
+                    file: segment.file,
+                    bytes: segment.bytes,
+                });
+            }
+            Ok(segment) => remove(disk, &segment.path)?,
+            Err(segment) => remove(disk, &segment.path)?,
+        }
+        disk.sync_dir(&self.shared.dir)
+            .map_err(Error::io("sync", &self.shared.dir))
+    }
+
+    /// Queues an operation and waits until it is durable.
+    fn wait_for(&self, what: What) -> Result<(), Error> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let done = Box::new(move |result| {
+            // The receiver is gone only when the log closes.
+            let _ = sender.send(result);
+        });
+        self.shared.queue.push(Operation {
+            what,
+            done: Some(done),
+        })?;
+        receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
+    disk.remove(path).map_err(Error::io("remove", path))
+}
+
+/// A file whose every page is written, so that later writes change no metadata.
+pub(super) fn create_filled(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: u32,
+) -> Result<Arc<dyn DiskFile>, Error> {
+    let file = disk.create(path).map_err(Error::io("create", path))?;
+    file.allocate(u64::from(bytes))
+        .map_err(Error::io("reserve room for", path))?;
+    let zeros = vec![0; FILL_BYTES];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = (bytes - offset).min(FILL_BYTES as u32);
+        file.write_at(&zeros[..length as usize], u64::from(offset))
+            .map_err(Error::io("fill", path))?;
+        // Piece by piece: one big flush would hold up the committer's.
+        file.sync().map_err(Error::io("sync", path))?;
+        offset += length;
+    }
+    Ok(file)
+}
