@@ -12,7 +12,6 @@ mod error;
 mod filter_map;
 mod index;
 mod match_cache;
-mod pages;
 mod route_table;
 mod router;
 mod share_group;

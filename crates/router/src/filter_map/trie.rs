@@ -12,7 +12,6 @@ use smallvec::SmallVec;
 
 use super::levels::Levels;
 use crate::index::Index;
-use crate::pages::Pages;
 
 const ROOT: u32 = 0;
 /// No node, no filter.
@@ -23,7 +22,7 @@ const PLUS: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub(super) struct Trie {
     /// The root first. Freed nodes are chained by `parent` from `free`.
-    nodes: Pages<Node>,
+    nodes: Vec<Node>,
     free: u32,
     free_len: usize,
     edges: Index,
@@ -48,10 +47,8 @@ struct Node {
 
 impl Trie {
     pub(super) fn new() -> Self {
-        let mut nodes = Pages::new();
-        nodes.push(Node::new(NONE, NONE));
         Self {
-            nodes,
+            nodes: vec![Node::new(NONE, NONE)],
             free: NONE,
             free_len: 0,
             edges: Index::new(),
@@ -62,7 +59,7 @@ impl Trie {
 
     /// Whether `levels` more nodes can be numbered.
     pub(super) fn has_room(&self, levels: usize) -> bool {
-        self.nodes.len() as usize + levels < NONE as usize
+        self.nodes.len() + levels < NONE as usize
     }
 
     /// Adds a filter that is not in the trie, under the number `id`.
@@ -71,13 +68,13 @@ impl Trie {
         for level in filter.split('/') {
             at = match level {
                 "#" => {
-                    self.nodes[at].below = id;
+                    self.nodes[at as usize].below = id;
                     return;
                 }
-                "+" if self.nodes[at].plus != NONE => self.nodes[at].plus,
+                "+" if self.nodes[at as usize].plus != NONE => self.nodes[at as usize].plus,
                 "+" => {
                     let child = self.allocate(Node::new(at, PLUS));
-                    self.nodes[at].plus = child;
+                    self.nodes[at as usize].plus = child;
                     child
                 }
                 _ => self
@@ -85,13 +82,13 @@ impl Trie {
                     .unwrap_or_else(|| self.add_literal(at, level)),
             };
         }
-        self.nodes[at].here = id;
+        self.nodes[at as usize].here = id;
     }
 
     /// The number of exactly this filter.
     pub(super) fn find(&self, filter: &str) -> Option<u32> {
         let (at, below) = self.walk(filter)?;
-        let node = &self.nodes[at];
+        let node = &self.nodes[at as usize];
         let id = if below { node.below } else { node.here };
         (id != NONE).then_some(id)
     }
@@ -101,20 +98,14 @@ impl Trie {
         let Some((mut at, below)) = self.walk(filter) else {
             return;
         };
-        let node = &mut self.nodes[at];
+        let node = &mut self.nodes[at as usize];
         if below {
             node.below = NONE;
         } else {
             node.here = NONE;
         }
-        while at != ROOT && self.nodes[at].is_unused() {
+        while at != ROOT && self.nodes[at as usize].is_unused() {
             at = self.prune(at);
-        }
-        if self.free_len + 1 == self.nodes.len() as usize {
-            // Gives the memory back. The root may hold a `#`.
-            let root = self.nodes[ROOT];
-            *self = Self::new();
-            self.nodes[ROOT] = root;
         }
     }
 
@@ -137,7 +128,7 @@ impl Trie {
             let wildcard_ok = depth > 0 || !dollar;
             let mut level_id = None;
             for &at in &standing {
-                let node = self.nodes[at];
+                let node = self.nodes[at as usize];
                 if node.plus != NONE && wildcard_ok {
                     next.push(node.plus);
                 }
@@ -156,7 +147,7 @@ impl Trie {
             next.clear();
         }
         for at in standing {
-            let id = self.nodes[at].here;
+            let id = self.nodes[at as usize].here;
             if id != NONE {
                 f(id)?;
             }
@@ -167,19 +158,18 @@ impl Trie {
     /// Nodes without the root, and level texts.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
-        (
-            self.nodes.len() as usize - self.free_len - 1,
-            self.levels.len(),
-        )
+        (self.nodes.len() - self.free_len - 1, self.levels.len())
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.nodes.bytes() + self.edges.table_bytes() + self.levels.heap_bytes()
+        self.nodes.capacity() * size_of::<Node>()
+            + self.edges.table_bytes()
+            + self.levels.heap_bytes()
     }
 
     /// `a/#` matches `a` and all below it, so it is met at the node of `a`.
     fn meet_below(&self, at: u32, f: &mut impl FnMut(u32) -> ControlFlow<()>) -> ControlFlow<()> {
-        match self.nodes[at].below {
+        match self.nodes[at as usize].below {
             NONE => ControlFlow::Continue(()),
             id => f(id),
         }
@@ -191,7 +181,7 @@ impl Trie {
         for level in filter.split('/') {
             at = match level {
                 "#" => return Some((at, true)),
-                "+" => self.nodes[at].plus,
+                "+" => self.nodes[at as usize].plus,
                 _ => self.literal_child(at, level)?,
             };
             if at == NONE {
@@ -207,7 +197,7 @@ impl Trie {
 
     fn edge(&self, at: u32, level: u32) -> Option<u32> {
         let is_it = |child: u32| {
-            let child = &self.nodes[child];
+            let child = &self.nodes[child as usize];
             child.parent == at && child.level == level
         };
         self.edges.find(self.edge_hash(at, level), is_it)
@@ -221,21 +211,21 @@ impl Trie {
         let level = self.levels.acquire(level);
         let child = self.allocate(Node::new(at, level));
         self.edges.insert(self.edge_hash(at, level), child);
-        self.nodes[at].literals += 1;
+        self.nodes[at as usize].literals += 1;
         child
     }
 
     /// Removes a node that nothing needs, and gives its parent.
     fn prune(&mut self, at: u32) -> u32 {
-        let Node { parent, level, .. } = self.nodes[at];
+        let Node { parent, level, .. } = self.nodes[at as usize];
         if level == PLUS {
-            self.nodes[parent].plus = NONE;
+            self.nodes[parent as usize].plus = NONE;
         } else {
             self.edges.remove(self.edge_hash(parent, level), at);
             self.levels.release(level);
-            self.nodes[parent].literals -= 1;
+            self.nodes[parent as usize].literals -= 1;
         }
-        self.nodes[at].parent = self.free;
+        self.nodes[at as usize].parent = self.free;
         self.free = at;
         self.free_len += 1;
         parent
@@ -243,12 +233,13 @@ impl Trie {
 
     fn allocate(&mut self, node: Node) -> u32 {
         if self.free == NONE {
-            return self.nodes.push(node);
+            self.nodes.push(node);
+            return (self.nodes.len() - 1) as u32;
         }
         let at = self.free;
-        self.free = self.nodes[at].parent;
+        self.free = self.nodes[at as usize].parent;
         self.free_len -= 1;
-        self.nodes[at] = node;
+        self.nodes[at as usize] = node;
         at
     }
 }
