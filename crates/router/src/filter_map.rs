@@ -49,8 +49,9 @@ pub struct Limits {
     pub filters_max: usize,
     /// Levels of one filter. Default 128, which is also the most.
     pub levels_max: usize,
-    /// Different placements of `+` among the filters with three or more of them; a bound of what one match costs, in steps
-    /// per topic level. Default 1024.
+    /// Different placements of `+` among the filters, beside those with one or two `+` in the first 16 levels, which are
+    /// always taken: these 137 and the others together bound what a match costs, in trie nodes per topic level.
+    /// Default 256.
     pub shapes_max: usize,
 }
 
@@ -289,7 +290,7 @@ impl Default for Limits {
         Self {
             filters_max: 1 << 30,
             levels_max: 128,
-            shapes_max: 1024,
+            shapes_max: 256,
         }
     }
 }

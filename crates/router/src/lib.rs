@@ -12,6 +12,7 @@ mod error;
 mod filter_map;
 mod index;
 mod match_cache;
+mod pages;
 mod route_table;
 mod router;
 mod share_group;

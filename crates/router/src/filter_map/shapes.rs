@@ -8,9 +8,10 @@
 
 use std::collections::HashMap;
 
-/// Filters with at most this many `+` are always taken. They are few shapes (at most 8,257 with 128 levels; 137 with 16),
-/// so that nobody who fills the table with odd shapes keeps ordinary filters out.
+/// Filters with at most this many `+`, all of them in the first [`LEVELS_FREE`] levels, are always taken. They are 137
+/// shapes, so that nobody who fills the table with odd ones keeps ordinary filters out.
 const PLUS_FREE: u32 = 2;
+const LEVELS_FREE: u32 = 16;
 
 /// A bit per level that is `+`, lowest first. Where the filter ends does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,11 @@ impl Shape {
                 .fold(0, |all, one| all | one),
         )
     }
+
+    /// Whether filters of this shape are always taken.
+    const fn is_free(self) -> bool {
+        self.0.count_ones() <= PLUS_FREE && self.0 >> LEVELS_FREE == 0
+    }
 }
 
 /// How many filters have each shape.
@@ -41,13 +47,13 @@ pub(super) struct Shapes {
 impl Shapes {
     /// Whether a filter of this shape may come in when `max` shapes are allowed.
     pub(super) fn admits(&self, shape: Shape, max: usize) -> bool {
-        shape.0.count_ones() <= PLUS_FREE || self.limited < max || self.counts.contains_key(&shape)
+        shape.is_free() || self.limited < max || self.counts.contains_key(&shape)
     }
 
     pub(super) fn add(&mut self, shape: Shape) {
         let count = self.counts.entry(shape).or_insert(0);
         *count += 1;
-        if *count == 1 && shape.0.count_ones() > PLUS_FREE {
+        if *count == 1 && !shape.is_free() {
             self.limited += 1;
         }
     }
@@ -59,7 +65,7 @@ impl Shapes {
         *count -= 1;
         if *count == 0 {
             self.counts.remove(&shape);
-            if shape.0.count_ones() > PLUS_FREE {
+            if !shape.is_free() {
                 self.limited -= 1;
             }
         }

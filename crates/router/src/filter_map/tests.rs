@@ -154,6 +154,19 @@ fn removal_prunes_everything() {
     assert_eq!(map.trie.sizes(), (0, 0));
     assert_eq!(map.shapes(), 0);
     assert!(!map.any_match(&topic("a/b/c")));
+    assert_eq!(map.trie.heap_bytes(), Trie::new().heap_bytes());
+}
+
+#[test]
+fn a_filter_at_the_root_outlives_the_branches() {
+    let mut map = FilterMap::new();
+    for text in ["#", "a/+"] {
+        map.insert(&filter(text), text).unwrap();
+    }
+    map.remove(&filter("a/+"));
+    assert_eq!(map.trie.sizes(), (0, 0));
+    assert_eq!(map.get(&filter("#")), Some(&"#"));
+    assert!(map.any_match(&topic("a/b")));
 }
 
 #[test]
@@ -208,7 +221,7 @@ fn mixtures_of_wildcards_do_not_blow_up() {
         );
     }
     assert!(
-        taken >= 1024 && map.shapes() <= 1024 + 137,
+        taken >= 256 && map.shapes() <= 256 + 137,
         "{taken} taken, {} shapes",
         map.shapes()
     );

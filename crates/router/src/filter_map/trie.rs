@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::levels::Levels;
 use crate::index::Index;
+use crate::pages::Pages;
 
 const ROOT: u32 = 0;
 /// No node, no filter.
@@ -22,7 +23,7 @@ const PLUS: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub(super) struct Trie {
     /// The root first. Freed nodes are chained by `parent` from `free`.
-    nodes: Vec<Node>,
+    nodes: Pages<Node>,
     free: u32,
     free_len: usize,
     edges: Index,
@@ -47,8 +48,10 @@ struct Node {
 
 impl Trie {
     pub(super) fn new() -> Self {
+        let mut nodes = Pages::new();
+        nodes.push(Node::new(NONE, NONE));
         Self {
-            nodes: vec![Node::new(NONE, NONE)],
+            nodes,
             free: NONE,
             free_len: 0,
             edges: Index::new(),
@@ -59,7 +62,7 @@ impl Trie {
 
     /// Whether `levels` more nodes can be numbered.
     pub(super) fn has_room(&self, levels: usize) -> bool {
-        self.nodes.len() + levels < NONE as usize
+        self.nodes.len() as usize + levels < NONE as usize
     }
 
     /// Adds a filter that is not in the trie, under the number `id`.
@@ -68,13 +71,13 @@ impl Trie {
         for level in filter.split('/') {
             at = match level {
                 "#" => {
-                    self.nodes[at as usize].below = id;
+                    self.nodes[at].below = id;
                     return;
                 }
-                "+" if self.nodes[at as usize].plus != NONE => self.nodes[at as usize].plus,
+                "+" if self.nodes[at].plus != NONE => self.nodes[at].plus,
                 "+" => {
                     let child = self.allocate(Node::new(at, PLUS));
-                    self.nodes[at as usize].plus = child;
+                    self.nodes[at].plus = child;
                     child
                 }
                 _ => self
@@ -82,13 +85,13 @@ impl Trie {
                     .unwrap_or_else(|| self.add_literal(at, level)),
             };
         }
-        self.nodes[at as usize].here = id;
+        self.nodes[at].here = id;
     }
 
     /// The number of exactly this filter.
     pub(super) fn find(&self, filter: &str) -> Option<u32> {
         let (at, below) = self.walk(filter)?;
-        let node = &self.nodes[at as usize];
+        let node = &self.nodes[at];
         let id = if below { node.below } else { node.here };
         (id != NONE).then_some(id)
     }
@@ -98,14 +101,20 @@ impl Trie {
         let Some((mut at, below)) = self.walk(filter) else {
             return;
         };
-        let node = &mut self.nodes[at as usize];
+        let node = &mut self.nodes[at];
         if below {
             node.below = NONE;
         } else {
             node.here = NONE;
         }
-        while at != ROOT && self.nodes[at as usize].is_unused() {
+        while at != ROOT && self.nodes[at].is_unused() {
             at = self.prune(at);
+        }
+        if self.free_len + 1 == self.nodes.len() as usize {
+            // Gives the memory back. The root may hold a `#`.
+            let root = self.nodes[ROOT];
+            *self = Self::new();
+            self.nodes[ROOT] = root;
         }
     }
 
@@ -128,7 +137,7 @@ impl Trie {
             let wildcard_ok = depth > 0 || !dollar;
             let mut level_id = None;
             for &at in &standing {
-                let node = self.nodes[at as usize];
+                let node = self.nodes[at];
                 if node.plus != NONE && wildcard_ok {
                     next.push(node.plus);
                 }
@@ -147,7 +156,7 @@ impl Trie {
             next.clear();
         }
         for at in standing {
-            let id = self.nodes[at as usize].here;
+            let id = self.nodes[at].here;
             if id != NONE {
                 f(id)?;
             }
@@ -158,18 +167,19 @@ impl Trie {
     /// Nodes without the root, and level texts.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
-        (self.nodes.len() - self.free_len - 1, self.levels.len())
+        (
+            self.nodes.len() as usize - self.free_len - 1,
+            self.levels.len(),
+        )
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
-            + self.edges.table_bytes()
-            + self.levels.heap_bytes()
+        self.nodes.bytes() + self.edges.table_bytes() + self.levels.heap_bytes()
     }
 
     /// `a/#` matches `a` and all below it, so it is met at the node of `a`.
     fn meet_below(&self, at: u32, f: &mut impl FnMut(u32) -> ControlFlow<()>) -> ControlFlow<()> {
-        match self.nodes[at as usize].below {
+        match self.nodes[at].below {
             NONE => ControlFlow::Continue(()),
             id => f(id),
         }
@@ -181,7 +191,7 @@ impl Trie {
         for level in filter.split('/') {
             at = match level {
                 "#" => return Some((at, true)),
-                "+" => self.nodes[at as usize].plus,
+                "+" => self.nodes[at].plus,
                 _ => self.literal_child(at, level)?,
             };
             if at == NONE {
@@ -197,7 +207,7 @@ impl Trie {
 
     fn edge(&self, at: u32, level: u32) -> Option<u32> {
         let is_it = |child: u32| {
-            let child = &self.nodes[child as usize];
+            let child = &self.nodes[child];
             child.parent == at && child.level == level
         };
         self.edges.find(self.edge_hash(at, level), is_it)
@@ -211,21 +221,21 @@ impl Trie {
         let level = self.levels.acquire(level);
         let child = self.allocate(Node::new(at, level));
         self.edges.insert(self.edge_hash(at, level), child);
-        self.nodes[at as usize].literals += 1;
+        self.nodes[at].literals += 1;
         child
     }
 
     /// Removes a node that nothing needs, and gives its parent.
     fn prune(&mut self, at: u32) -> u32 {
-        let Node { parent, level, .. } = self.nodes[at as usize];
+        let Node { parent, level, .. } = self.nodes[at];
         if level == PLUS {
-            self.nodes[parent as usize].plus = NONE;
+            self.nodes[parent].plus = NONE;
         } else {
             self.edges.remove(self.edge_hash(parent, level), at);
             self.levels.release(level);
-            self.nodes[parent as usize].literals -= 1;
+            self.nodes[parent].literals -= 1;
         }
-        self.nodes[at as usize].parent = self.free;
+        self.nodes[at].parent = self.free;
         self.free = at;
         self.free_len += 1;
         parent
@@ -233,13 +243,12 @@ impl Trie {
 
     fn allocate(&mut self, node: Node) -> u32 {
         if self.free == NONE {
-            self.nodes.push(node);
-            return (self.nodes.len() - 1) as u32;
+            return self.nodes.push(node);
         }
         let at = self.free;
-        self.free = self.nodes[at as usize].parent;
+        self.free = self.nodes[at].parent;
         self.free_len -= 1;
-        self.nodes[at as usize] = node;
+        self.nodes[at] = node;
         at
     }
 }
