@@ -189,8 +189,9 @@ impl Connection {
         self.settle(result, now);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called next. Usually moves later, packet by packet: an
-    /// armed timer need not be moved along.
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next. To be asked after every input, but a timer
+    /// needs to be armed anew only for an earlier instant: most inputs just move it later, and a timer that fires too
+    /// early does nothing but ask again.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::AwaitingConnect { deadline } => Some(*deadline),

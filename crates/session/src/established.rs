@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use magpie_codec::{Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicFilter, Will};
 
-use self::publish::OpenPublish;
+use self::publish::{OpenPublish, OpenRelease};
 use self::subscribe::{Asked, OpenSubscribe};
 use crate::in_order::InOrder;
 use crate::keep_alive::KeepAlive;
@@ -58,13 +58,14 @@ pub(crate) struct Established {
     publishing: PacketIds,
     /// How many PUBLISHes the client has sent beyond what we let it forget: never above our Receive Maximum (v5).
     receive_quota_used: u16,
-    /// PUBRELs whose release the node has not confirmed yet.
-    releases: VecDeque<(PacketId, Instant)>,
+    /// Oldest first.
+    releases: VecDeque<OpenRelease>,
+    next_release: u32,
     subscribes: InOrder<OpenSubscribe, Vec<ReasonCode>>,
     /// What will be of the filters in `subscribes` when all are answered with success.
     asked: HashMap<TopicFilter, Asked>,
-    /// New subscriptions among `subscribes`.
-    new_subscriptions_asked: usize,
+    /// What the session may grow by when `subscribes` are answered.
+    asked_new: usize,
     /// What an earlier connection sent and this one has to send again, oldest first.
     resends: VecDeque<PacketId>,
 }
@@ -92,9 +93,10 @@ impl Established {
             publishing: PacketIds::default(),
             receive_quota_used: 0,
             releases: VecDeque::new(),
+            next_release: 0,
             subscribes: InOrder::default(),
             asked: HashMap::new(),
-            new_subscriptions_asked: 0,
+            asked_new: 0,
             resends: VecDeque::new(),
         }
     }
@@ -220,7 +222,7 @@ impl Established {
     /// When the oldest open question must have been answered. The first of each queue is open, and the oldest.
     fn answer_deadline(&self) -> Option<Instant> {
         let publish = self.publishes.front().map(|publish| publish.asked_at);
-        let release = self.releases.front().map(|(_, asked_at)| *asked_at);
+        let release = self.releases.front().map(|release| release.asked_at);
         let subscribe = self.subscribes.front().map(|subscribe| subscribe.asked_at);
         let oldest = [publish, release, subscribe].into_iter().flatten().min()?;
         oldest.checked_add(self.limits.answer_timeout)

@@ -18,6 +18,8 @@ mod limits;
 mod output;
 mod packet_ids;
 mod session;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod topic_alias;
 mod violation;

@@ -16,7 +16,7 @@ use crate::{CloseCause, Ticket};
 /// What carries a [`Ticket`] is a question to the node, answered by
 /// [`Connection::handle_answer`](crate::Connection::handle_answer) in any order and at any later time; the driver goes
 /// on meanwhile. The acknowledgement that the client waits for leaves only after the answer.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// Encode the packet for [`version`](crate::Connection::version) and write it. If it is larger than the client
     /// takes ([`packet_bytes_max`](crate::Connection::packet_bytes_max)), the codec leaves out reason string and user

@@ -1,6 +1,6 @@
 //! Tickets: how a question to the node and its answer find each other.
 
-/// Names one question to the node until it is answered. Unique among the open questions of one connection.
+/// Names one question to the node. Not used again on its connection.
 ///
 /// Opaque and cheap to copy; the node keeps it with its work and hands it back by
 /// [`Connection::handle_answer`](crate::Connection::handle_answer). An answer to a ticket that is not open (answered
@@ -18,7 +18,7 @@ pub(crate) enum Subject {
     Attach,
     /// The number is the place in the order of the client's QoS 1 and 2 PUBLISHes.
     Publish,
-    /// The number is the packet id.
+    /// The number counts the connection's releases.
     Release,
     /// The number is the place in the order of the client's SUBSCRIBEs and UNSUBSCRIBEs.
     Subscribe,

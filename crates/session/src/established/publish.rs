@@ -27,6 +27,14 @@ pub(crate) struct OpenPublish {
     pub(crate) asked_at: Instant,
 }
 
+/// A PUBREL that the node has not confirmed yet.
+#[derive(Debug)]
+pub(crate) struct OpenRelease {
+    number: u32,
+    packet_id: PacketId,
+    pub(crate) asked_at: Instant,
+}
+
 impl Established {
     pub(crate) fn handle_publish(
         &mut self,
@@ -217,12 +225,18 @@ impl Established {
         } else if self
             .releases
             .iter()
-            .all(|(releasing, _)| *releasing != packet_id)
+            .all(|release| release.packet_id != packet_id)
         {
-            self.releases.push_back((packet_id, now));
+            let number = self.next_release;
+            self.next_release = number.wrapping_add(1);
+            self.releases.push_back(OpenRelease {
+                number,
+                packet_id,
+                asked_at: now,
+            });
             let ticket = Ticket {
                 subject: Subject::Release,
-                number: packet_id.number().into(),
+                number,
             };
             outputs.push_back(Output::Release { ticket, packet_id });
         }
@@ -233,8 +247,8 @@ impl Established {
         let at = self
             .releases
             .iter()
-            .position(|(packet_id, _)| u32::from(packet_id.number()) == number);
-        if let Some((packet_id, _)) = at.and_then(|at| self.releases.remove(at)) {
+            .position(|release| release.number == number);
+        if let Some(OpenRelease { packet_id, .. }) = at.and_then(|at| self.releases.remove(at)) {
             self.complete(packet_id, outputs);
         }
     }

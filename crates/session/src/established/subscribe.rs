@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use magpie_codec::{
-    Packet, PacketId, ReasonCode, SubAck, Subscribe, SubscriptionOptions, TopicFilter, UnsubAck,
-    Unsubscribe,
+    Packet, PacketId, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, TopicFilter,
+    UnsubAck, Unsubscribe,
 };
 
 use super::Established;
@@ -35,6 +35,10 @@ pub(crate) struct Asked {
     /// In how many places of open packets it stands.
     times: usize,
     subscribed: bool,
+    /// A SUBSCRIBE that asks for it was open since this was made.
+    wanted: bool,
+    /// Wanted, and the session does not have it now: counted in `asked_new`.
+    counted: bool,
 }
 
 impl Established {
@@ -101,16 +105,14 @@ impl Established {
         if !limits.admits_levels(filter.filter()) {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let replaces = match self.asked.get(&filter) {
-            Some(asked) => asked.subscribed,
-            None => self.session.subscriptions.contains_key(&filter),
-        };
-        if !replaces {
-            let subscriptions = self.session.subscriptions.len() + self.new_subscriptions_asked;
+        let asked = self.asked.get(&filter);
+        let exists = self.session.subscriptions.contains_key(&filter);
+        let replaces = asked.map_or(exists, |asked| asked.subscribed);
+        if !exists && !asked.is_some_and(|asked| asked.wanted) {
+            let subscriptions = self.session.subscriptions.len() + self.asked_new;
             if subscriptions >= usize::try_from(limits.subscriptions_max).unwrap_or(usize::MAX) {
                 return Err(ReasonCode::QuotaExceeded);
             }
-            self.new_subscriptions_asked += 1;
         }
         options.qos = options.qos.min(self.limits.qos_max);
         // Compact: a subscription must not keep a read buffer alive.
@@ -254,47 +256,64 @@ impl Established {
             filter,
             mut options,
             id,
-            replaces,
+            replaces: _,
         } = subscription;
-        self.note_answered(&filter);
-        if !replaces {
-            self.new_subscriptions_asked -= 1;
-        }
-        options.qos = match reason {
-            ReasonCode::Success => magpie_codec::QoS::AtMostOnce,
-            ReasonCode::GrantedQoS1 => magpie_codec::QoS::AtLeastOnce,
-            ReasonCode::GrantedQoS2 => magpie_codec::QoS::ExactlyOnce,
-            _ => return reason,
+        let granted = match reason {
+            ReasonCode::Success => Some(QoS::AtMostOnce),
+            ReasonCode::GrantedQoS1 => Some(QoS::AtLeastOnce),
+            ReasonCode::GrantedQoS2 => Some(QoS::ExactlyOnce),
+            _ => None,
         };
-        self.session
-            .subscriptions
-            .insert(filter, SubscriptionState { options, id });
+        if let Some(qos) = granted {
+            options.qos = qos;
+            self.session
+                .subscriptions
+                .insert(filter.clone(), SubscriptionState { options, id });
+        }
+        self.note_answered(&filter);
         reason
     }
 
     fn settle_end(&mut self, filter: TopicFilter, reason: ReasonCode) -> ReasonCode {
-        self.note_answered(&filter);
         if !reason.is_error() {
             self.session.subscriptions.remove(&filter);
         }
+        self.note_answered(&filter);
         reason
     }
 
     fn note_asked(&mut self, filter: &TopicFilter, subscribed: bool) {
-        let asked = self.asked.entry(filter.clone()).or_insert(Asked {
+        let new = || Asked {
             times: 0,
             subscribed,
-        });
+            wanted: false,
+            counted: false,
+        };
+        let asked = self.asked.entry(filter.clone()).or_insert_with(new);
         asked.times += 1;
         asked.subscribed = subscribed;
+        asked.wanted |= subscribed;
+        self.recount(filter);
     }
 
+    /// To be called after the session took the answer over.
     fn note_answered(&mut self, filter: &TopicFilter) {
         if let Some(asked) = self.asked.get_mut(filter) {
             asked.times -= 1;
-            if asked.times == 0 {
-                self.asked.remove(filter);
-            }
+            asked.wanted &= asked.times > 0;
+            self.recount(filter);
+        }
+    }
+
+    fn recount(&mut self, filter: &TopicFilter) {
+        let Some(asked) = self.asked.get_mut(filter) else {
+            return;
+        };
+        let counts = asked.wanted && !self.session.subscriptions.contains_key(filter);
+        self.asked_new = self.asked_new + usize::from(counts) - usize::from(asked.counted);
+        asked.counted = counts;
+        if asked.times == 0 {
+            self.asked.remove(filter);
         }
     }
 }

@@ -1,0 +1,222 @@
+//! A session that goes on with a new connection.
+
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use magpie_codec::{Connect, ConnectProperties, Packet, ProtocolVersion, QoS, SubscriptionOptions};
+
+use super::{
+    Driver, ack, connack, connect, connect_v5, delivered_ids, delivery, published, sent, ticket_of,
+};
+use crate::{Answer, Delivery, Limits, Outcome, Output, Session};
+
+const QOS1: QoS = QoS::AtLeastOnce;
+const QOS2: QoS = QoS::ExactlyOnce;
+
+fn limits() -> Limits {
+    Limits {
+        session_expiry_s_max: 3600,
+        ..Limits::default()
+    }
+}
+
+fn returning() -> ConnectProperties {
+    ConnectProperties {
+        session_expiry_interval_s: 600,
+        ..ConnectProperties::default()
+    }
+}
+
+fn returning_connect(properties: ConnectProperties) -> Connect {
+    Connect {
+        clean_start: false,
+        ..connect_v5(properties)
+    }
+}
+
+/// The session of a client whose socket broke.
+fn lost(mut driver: Driver) -> Box<Session> {
+    driver.connection.handle_disconnected(driver.now());
+    driver.drain();
+    driver.connection.into_session().unwrap()
+}
+
+fn first() -> Driver {
+    Driver::connected_with(limits(), returning_connect(returning()))
+}
+
+fn again(session: Box<Session>, properties: ConnectProperties) -> (Driver, Vec<Output>) {
+    let mut driver = Driver::new(limits());
+    let outputs = driver.attach(returning_connect(properties), Some(session));
+    (driver, outputs)
+}
+
+/// [MQTT-4.4.0-1] and [MQTT-4.6.0-1]
+#[test]
+fn unacknowledged_packets_are_sent_again_with_their_ids_and_in_their_order() {
+    let mut driver = first();
+    for (token, qos) in [(1, QOS1), (2, QOS2), (3, QOS2), (4, QOS1), (5, QOS1)] {
+        driver.deliver(qos, token);
+    }
+    driver.packet(Packet::PubAck(ack(4)));
+    driver.packet(Packet::PubRec(ack(3)));
+    let session = lost(driver);
+    assert_eq!(session.inflight_len(), 4);
+
+    let (mut driver, outputs) = again(session, returning());
+    assert_eq!(delivered_ids(&outputs), [1, 2, 5]);
+    let is_dup = |output: &Output| matches!(output, Output::Deliver { header, .. } if header.dup);
+    assert_eq!(outputs.iter().filter(|output| is_dup(output)).count(), 3);
+    assert!(outputs.contains(&Output::Send(Packet::PubRel(ack(3)))));
+    // A new message takes an id that is not in use.
+    assert_eq!(delivered_ids(&driver.deliver(QOS1, 6)), [6]);
+
+    let done = |token| Output::Delivered {
+        token,
+        outcome: Outcome::Acknowledged,
+    };
+    assert_eq!(driver.packet(Packet::PubAck(ack(1))), [done(1)]);
+    assert_eq!(
+        driver.packet(Packet::PubRec(ack(2))),
+        sent([Packet::PubRel(ack(2))])
+    );
+    assert_eq!(driver.packet(Packet::PubComp(ack(2))), [done(2)]);
+    assert_eq!(driver.packet(Packet::PubComp(ack(3))), [done(3)]);
+}
+
+/// [MQTT-3.2.2-2] and [MQTT-3.2.2-3]
+#[test]
+fn session_present_is_true_to_the_facts() {
+    let session = lost(first());
+    for (session, present) in [(Some(session), true), (None, false)] {
+        let mut driver = Driver::new(limits());
+        let ticket =
+            ticket_of(&driver.packet(Packet::Connect(Box::new(returning_connect(returning())))));
+        let ticket = ticket_of(&driver.answer(ticket, Answer::Authenticated(Ok(()))));
+        let outputs = driver.answer(ticket, Answer::Attached { epoch: 8, session });
+        assert_eq!(connack(&outputs).session_present, present);
+    }
+}
+
+#[test]
+fn a_smaller_window_lets_the_rest_follow_by_and_by() {
+    let mut driver = first();
+    for token in 1..=4 {
+        driver.deliver(QOS1, token);
+    }
+    let narrow = ConnectProperties {
+        receive_maximum: NonZeroU16::new(2),
+        ..returning()
+    };
+    let (mut driver, outputs) = again(lost(driver), narrow);
+    assert_eq!(delivered_ids(&outputs), [1, 2]);
+    assert!(!driver.connection.can_accept(QOS1));
+    assert_eq!(delivered_ids(&driver.packet(Packet::PubAck(ack(2)))), [3]);
+    assert!(!driver.connection.can_accept(QOS1));
+    assert_eq!(delivered_ids(&driver.packet(Packet::PubAck(ack(1)))), [4]);
+    assert!(!driver.connection.can_accept(QOS1));
+    driver.packet(Packet::PubAck(ack(3)));
+    assert!(driver.connection.can_accept(QOS1));
+}
+
+#[test]
+fn what_the_client_no_longer_takes_is_given_up() {
+    let mut driver = first();
+    driver.deliver(QOS1, 1);
+    let expires_at = Some(driver.now() + Duration::from_secs(1));
+    for (qos, token) in [(QOS1, 2), (QOS2, 3)] {
+        driver.connection.handle_delivery(
+            Delivery {
+                expires_at,
+                ..delivery(qos, token)
+            },
+            driver.now(),
+        );
+    }
+    driver.drain();
+    let session = lost(driver);
+    let mut driver = Driver::new(limits());
+    driver.now_ms = 10_000;
+    let outputs = driver.attach(returning_connect(returning()), Some(session));
+    // The client may hold the QoS 2 message already, and waits for its PUBREL.
+    assert_eq!(delivered_ids(&outputs), [1, 3]);
+    assert!(outputs.contains(&Output::Delivered {
+        token: 2,
+        outcome: Outcome::Expired
+    }));
+
+    let tiny = ConnectProperties {
+        maximum_packet_size: NonZeroU32::new(20),
+        ..returning()
+    };
+    let (driver, outputs) = again(lost(driver), tiny);
+    let given_up = |token| Output::Delivered {
+        token,
+        outcome: Outcome::TooLarge,
+    };
+    assert_eq!(outputs, [given_up(1), given_up(3)]);
+    assert!(driver.connection.can_accept(QOS1));
+}
+
+/// [MQTT-4.3.3-10]
+#[test]
+fn a_qos_2_message_is_not_passed_on_again() {
+    let mut driver = first();
+    let ticket = ticket_of(&driver.publish(QOS2, 5));
+    // The answer comes, PUBREC is lost with the connection.
+    driver.answer(ticket, published());
+    let (mut driver, _) = again(lost(driver), returning());
+    assert_eq!(driver.publish(QOS2, 5), sent([Packet::PubRec(ack(5))]));
+    let ticket = ticket_of(&driver.packet(Packet::PubRel(ack(5))));
+    assert_eq!(
+        driver.answer(ticket, Answer::Released),
+        sent([Packet::PubComp(ack(5))])
+    );
+}
+
+#[test]
+fn a_qos_2_message_without_an_answer_is_asked_again() {
+    let mut driver = first();
+    let lost_ticket = ticket_of(&driver.publish(QOS2, 5));
+    let (mut driver, _) = again(lost(driver), returning());
+    let ticket = ticket_of(&driver.publish(QOS2, 5));
+    assert_eq!(
+        driver.answer(ticket, published()),
+        sent([Packet::PubRec(ack(5))])
+    );
+    assert_eq!(driver.answer(lost_ticket, published()), []);
+}
+
+#[test]
+fn subscriptions_stay() {
+    let mut driver = first();
+    let subscribe = || super::subscribe::subscribe(1, &[("a/#", SubscriptionOptions::default())]);
+    let ticket = ticket_of(&driver.packet(subscribe()));
+    driver.answer(
+        ticket,
+        Answer::Subscribed(vec![magpie_codec::ReasonCode::Success]),
+    );
+    let (mut driver, _) = again(lost(driver), returning());
+    assert_eq!(
+        driver.connection.session().unwrap().subscriptions().len(),
+        1
+    );
+    let outputs = driver.packet(subscribe());
+    assert!(
+        matches!(&outputs[..], [Output::Subscribe { subscriptions, .. }] if subscriptions[0].replaces)
+    );
+}
+
+#[test]
+fn an_older_client_goes_on_too() {
+    let old = || Connect {
+        clean_start: false,
+        ..connect(ProtocolVersion::V3_1_1)
+    };
+    let mut driver = Driver::connected_with(limits(), old());
+    driver.deliver(QOS1, 1);
+    let session = lost(driver);
+    assert_eq!(session.expiry_s(), 3600);
+    let mut driver = Driver::new(limits());
+    assert_eq!(delivered_ids(&driver.attach(old(), Some(session))), [1]);
+}
