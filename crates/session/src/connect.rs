@@ -211,7 +211,7 @@ impl Terms {
             topic_aliases_out_max: limits
                 .topic_aliases_out_max
                 .min(properties.topic_alias_maximum),
-            packet_bytes_max: properties.maximum_packet_size.map(NonZeroU32::get),
+            packet_bytes_max: properties.maximum_packet_size,
             problem_information: properties.request_problem_information,
         }
     }

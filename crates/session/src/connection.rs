@@ -1,6 +1,7 @@
 //! One Network Connection, CONNECT to close.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -338,7 +339,9 @@ impl Connection {
     /// The largest packet in bytes that the client takes, if it said so.
     pub fn packet_bytes_max(&self) -> Option<u32> {
         match &self.state {
-            State::Established(established) => established.terms.packet_bytes_max,
+            State::Established(established) => {
+                established.terms.packet_bytes_max.map(NonZeroU32::get)
+            }
             State::AwaitingConnect { .. } | State::Connecting(_) | State::Closed { .. } => None,
         }
     }

@@ -8,6 +8,7 @@ mod resume;
 mod subscribe;
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,7 +37,7 @@ pub(crate) struct Terms {
     pub(crate) window: u16,
     pub(crate) topic_aliases_out_max: u16,
     /// The largest packet that the client takes.
-    pub(crate) packet_bytes_max: Option<u32>,
+    pub(crate) packet_bytes_max: Option<NonZeroU32>,
     /// Whether the client wants to hear reasons in words.
     pub(crate) problem_information: bool,
 }

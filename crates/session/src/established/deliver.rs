@@ -1,10 +1,11 @@
 //! Messages to the client: PUBLISH within the window, and the client's acknowledgements.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
-use magpie_codec::{Ack, Message, Packet, PacketId, PublishHeader, QoS, ReasonCode};
+use magpie_codec::{Ack, Message, Packet, PacketId, PublishHeader, QoS, ReasonCode, publish_bytes};
 
 use super::Established;
 use crate::inflight::{Published, Stage};
@@ -74,14 +75,19 @@ impl Established {
         self.deliver(header, message, outputs);
     }
 
-    /// Sends a PUBLISH, under an alias if that helps.
+    /// Sends a PUBLISH that fits, under an alias if that helps.
     pub(super) fn deliver(
         &mut self,
         mut header: PublishHeader,
         message: Arc<Message>,
         outputs: &mut VecDeque<Output>,
     ) {
-        header.topic_alias = self.aliases_out.assign(&message.topic);
+        // Setting an alias makes the packet larger, once.
+        header.topic_alias = Some((NonZeroU16::MAX, true));
+        header.topic_alias = match self.fits(&header, &message) {
+            true => self.aliases_out.assign(&message.topic),
+            false => None,
+        };
         outputs.push_back(Output::Deliver { header, message });
     }
 
@@ -90,7 +96,8 @@ impl Established {
         let Some(max) = self.terms.packet_bytes_max else {
             return true;
         };
-        publish_bytes_max(header, message) <= u64::from(max)
+        publish_bytes(self.terms.version, header, message)
+            .is_ok_and(|bytes| u32::try_from(bytes).is_ok_and(|bytes| bytes <= max.get()))
     }
 
     pub(crate) fn handle_puback(
@@ -213,34 +220,4 @@ pub(super) fn seconds_left(at: Instant, now: Instant) -> u32 {
     let left = at.saturating_duration_since(now);
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
     u32::try_from(seconds).unwrap_or(u32::MAX)
-}
-
-/// What a version 5 PUBLISH can have in bytes at most: exact but for an alias and the lengths' own lengths.
-fn publish_bytes_max(header: &PublishHeader, message: &Message) -> u64 {
-    // Fixed header 5, topic length 2, packet id 2, property length 4, alias 3, expiry 5.
-    let mut bytes = 21
-        + message.topic.as_str().len()
-        + message.payload.len()
-        + 5 * header.subscription_ids.len();
-    if let Some(properties) = &message.properties {
-        bytes += 2;
-        bytes += properties
-            .content_type
-            .as_ref()
-            .map_or(0, |text| 3 + text.len());
-        bytes += properties
-            .response_topic
-            .as_ref()
-            .map_or(0, |topic| 3 + topic.as_str().len());
-        bytes += properties
-            .correlation_data
-            .as_ref()
-            .map_or(0, |data| 3 + data.len());
-        bytes += properties
-            .user_properties
-            .iter()
-            .map(|(name, value)| 5 + name.len() + value.len())
-            .sum::<usize>();
-    }
-    bytes as u64
 }

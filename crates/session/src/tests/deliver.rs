@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use magpie_codec::{ConnectProperties, Message, Packet, ProtocolVersion, QoS, ReasonCode};
+use magpie_codec::{
+    ConnectProperties, Message, Packet, ProtocolVersion, PublishHeader, QoS, ReasonCode, TopicName,
+    publish_bytes,
+};
 
 use super::{
     Driver, ack, ack_with, assert_closed_with, connect, connect_v5, delivered_ids, delivery,
@@ -146,7 +149,7 @@ fn a_packet_that_the_client_does_not_take_counts_as_delivered() {
         ..ConnectProperties::default()
     };
     let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
-    assert_eq!(driver.connection.packet_bytes_max(), Some(100));
+    assert_eq!(driver.connection.packet_bytes_max(), NonZeroU32::new(100));
     let big = |qos| Delivery {
         message: Arc::new(Message {
             payload: Bytes::from_static(&[0; 100]),
@@ -166,6 +169,39 @@ fn a_packet_that_the_client_does_not_take_counts_as_delivered() {
     assert_eq!(driver.drain(), [Output::Note(Note::QoS0TooLarge)]);
     assert_eq!(driver.connection.session().unwrap().inflight_len(), 0);
     assert_eq!(driver.deliver(QOS1, 10).len(), 1);
+}
+
+/// The bound is exact: an alias is not set where it would break it.
+#[test]
+fn a_packet_of_just_the_maximum_is_sent() {
+    let header = PublishHeader::default();
+    let message = Message {
+        topic: TopicName::from_static("some/topic"),
+        ..message()
+    };
+    let bytes = publish_bytes(ProtocolVersion::V5, &header, &message).unwrap();
+    let deliver = |bytes_max: usize| {
+        let asked = ConnectProperties {
+            maximum_packet_size: NonZeroU32::new(u32::try_from(bytes_max).unwrap()),
+            topic_alias_maximum: 1,
+            ..ConnectProperties::default()
+        };
+        let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
+        let delivery = Delivery {
+            message: Arc::new(message.clone()),
+            ..delivery(QOS0, 0)
+        };
+        driver.connection.handle_delivery(delivery, driver.now());
+        driver.drain().remove(0)
+    };
+    assert_eq!(deliver(bytes - 1), Output::Note(Note::QoS0TooLarge));
+    for (bytes_max, has_alias) in [(bytes, false), (bytes + 3, true)] {
+        let output = deliver(bytes_max);
+        let Output::Deliver { header, .. } = output else {
+            panic!("{output:?}")
+        };
+        assert_eq!(header.topic_alias.is_some(), has_alias);
+    }
 }
 
 /// [MQTT-3.3.2-5] and [MQTT-3.3.2-6]

@@ -146,7 +146,7 @@ fn what_the_client_no_longer_takes_is_given_up() {
     }));
 
     let tiny = ConnectProperties {
-        maximum_packet_size: NonZeroU32::new(20),
+        maximum_packet_size: NonZeroU32::new(14),
         ..returning()
     };
     let (driver, outputs) = again(lost(driver), tiny);
