@@ -1,1 +1,37 @@
-//! Listeners, connection tasks and the publish path of one node.
+//! Listeners, connection tasks and the publish path of one node: the I/O, the tasks and the only clock of the data path.
+//!
+//! The rules of a conversation are in `session`, who gets a message in `router`, what makes it safe in `cluster`. This crate brings
+//! them together: [`Node`] listens, runs one task per connection that feeds a `session::Connection`, and carries messages from the
+//! partitions' tails into mailboxes. The data path, in the order of its steps: `listener`, `connection`, `publish`, (cluster), `tail`,
+//! `deliver`, `mailbox`, `connection`.
+
+mod attach;
+mod authenticate;
+mod buffers;
+mod clock;
+mod config;
+mod connection;
+mod deliver;
+mod events;
+mod handle;
+mod listener;
+mod mailbox;
+mod metrics;
+mod node;
+mod proxy_protocol;
+mod publish;
+mod registry;
+mod session_limits;
+mod subscribe;
+mod subscribers;
+mod tail;
+mod task;
+mod write_buffer;
+
+pub use config::{Config, Problem};
+pub use connection::ConnectionConfig;
+pub use handle::ClientInfo;
+pub use listener::{ListenerConfig, Listening};
+pub use mailbox::MailboxConfig;
+pub use node::{Error, Node, Totals};
+pub use session_limits::SessionConfig;

@@ -125,11 +125,16 @@ impl Cluster {
         todo!()
     }
 
-    /// Sends a message of the direct class to the other nodes that have a subscriber for it, and hands it to one member of each
-    /// share group whose chosen member is elsewhere. Local subscribers are the caller's. At QoS 0 `done` is `None` and a full link drops
-    /// (counted); at QoS 1 and 2 `done` is called when all those nodes have received it.
-    pub fn forward(&self, message: Direct, done: Option<Box<dyn FnOnce(DirectOutcome) + Send>>) {
-        let _ = (message, done);
+    /// Sends messages of the direct class, in their order, to the other nodes that have a subscriber for them, and hands each to one
+    /// member of those of its share groups whose chosen member is elsewhere. Local subscribers are the caller's. A caller gives all
+    /// messages of one read burst at once. Of QoS 0, `done` is `None`, and a full link drops (counted); of QoS 1 and 2, `done` is called
+    /// once, when all those nodes have received all of them.
+    pub fn forward(
+        &self,
+        messages: Vec<Direct>,
+        done: Option<Box<dyn FnOnce(DirectOutcome) + Send>>,
+    ) {
+        let _ = (messages, done);
         todo!()
     }
 

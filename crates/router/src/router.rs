@@ -172,6 +172,14 @@ impl<K: Copy + Ord + Hash, O> Router<K, O> {
         }
     }
 
+    /// The members of exactly this shared subscription.
+    pub fn share_group(&self, filter: &TopicFilter) -> Option<&ShareGroup<K, O>> {
+        match self.find(filter)? {
+            Held::Plain(_) => None,
+            Held::Shared(group) => Some(&self.groups.get(group.0)?.share),
+        }
+    }
+
     /// How many subscribers have exactly this filter; with a share name, how many members the group has.
     pub fn subscribers(&self, filter: &TopicFilter) -> usize {
         self.find(filter).map_or(0, |held| self.describe(held).2)

@@ -1,0 +1,90 @@
+//! The configuration of this crate: a section per subject, each beside the code that it steers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig};
+
+/// Everything that can be set about clients and their connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where clients connect.
+    pub listener: ListenerConfig,
+    /// One network connection.
+    pub connection: ConnectionConfig,
+    /// What one client may ask for.
+    pub session: SessionConfig,
+    /// What waits for one client.
+    pub mailbox: MailboxConfig,
+}
+
+/// A value that cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, with its section.
+    pub key: String,
+    /// What is wrong and what to do, for the operator.
+    pub what: String,
+}
+
+impl Problem {
+    pub(crate) fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            what: what.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.what)
+    }
+}
+
+impl Config {
+    /// All problems at once; empty if the node can start with it.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.listener.check(&mut problems);
+        self.connection.check(&mut problems);
+        self.session.check(&mut problems);
+        if self.mailbox.messages_max == 0 {
+            problems.push(Problem::new("mailbox.messages_max", "must be at least 1"));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_without_problems() {
+        assert_eq!(Config::default().problems(), []);
+    }
+
+    #[test]
+    fn a_public_listener_needs_a_decision() {
+        let mut config = Config::default();
+        config.listener.mqtt_listen = Some("0.0.0.0:1883".parse().unwrap());
+        assert_eq!(config.problems()[0].key, "mqtt_listen");
+        config.listener.allow_anonymous = Some(true);
+        assert_eq!(config.problems(), []);
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let mut config = Config::default();
+        config.session.receive_maximum = 0;
+        config.session.topic_levels = 0;
+        config.mailbox.messages_max = 0;
+        assert_eq!(config.problems().len(), 3);
+    }
+}

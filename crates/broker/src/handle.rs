@@ -1,0 +1,135 @@
+//! What the rest of the node knows of a connection.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use magpie_cluster::ShareMember;
+use magpie_codec::ProtocolVersion;
+use magpie_state::{ClientId, Epoch};
+
+use crate::mailbox::{Mailbox, MailboxConfig};
+
+/// One connection, as others see it. The task owns everything else.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    /// Unique in the node's life.
+    pub(crate) number: u64,
+    /// The client's address, by PROXY protocol if it came so.
+    pub(crate) remote: SocketAddr,
+    pub(crate) accepted_at: SystemTime,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) traffic: Traffic,
+    /// Set when CONNECT was taken.
+    greeting: OnceLock<Greeting>,
+    /// 0 until attached.
+    epoch: AtomicU64,
+}
+
+/// What CONNECT said.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    pub(crate) client: ClientId,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) keep_alive_s: u16,
+}
+
+/// Application Messages of one connection; only its task adds.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) received: AtomicU64,
+    pub(crate) received_bytes: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) sent_bytes: AtomicU64,
+}
+
+/// A connected client, for the operator.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// Client Identifier.
+    pub client: ClientId,
+    /// Address of the client.
+    pub remote: SocketAddr,
+    /// Version that it speaks.
+    pub version: ProtocolVersion,
+    /// Wall clock time of the connection.
+    pub connected_at: SystemTime,
+    /// Keep Alive as it asked for, seconds; 0 is off.
+    pub keep_alive_s: u16,
+    /// Age of its attachment.
+    pub epoch: Epoch,
+    /// Subscriptions, shared ones included.
+    pub subscriptions: usize,
+    /// PUBLISH packets from the client.
+    pub messages_received: u64,
+    /// Payload bytes of those.
+    pub bytes_received: u64,
+    /// PUBLISH packets to the client.
+    pub messages_sent: u64,
+    /// Payload bytes of those.
+    pub bytes_sent: u64,
+    /// Messages that wait in the mailbox.
+    pub waiting: usize,
+}
+
+impl Handle {
+    pub(crate) fn new(number: u64, remote: SocketAddr, mailbox: &MailboxConfig) -> Self {
+        Self {
+            number,
+            remote,
+            accepted_at: SystemTime::now(),
+            mailbox: Arc::new(Mailbox::new(mailbox)),
+            traffic: Traffic::default(),
+            greeting: OnceLock::new(),
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    /// Its number in share groups.
+    pub(crate) const fn member(&self) -> ShareMember {
+        ShareMember(self.number)
+    }
+
+    /// Notes who it is, once.
+    pub(crate) fn greet(&self, greeting: Greeting) {
+        // A second CONNECT is a protocol error that ends the connection; who it is does not change.
+        let _ = self.greeting.set(greeting);
+    }
+
+    pub(crate) fn client(&self) -> Option<&ClientId> {
+        self.greeting.get().map(|greeting| &greeting.client)
+    }
+
+    /// `None` until attached.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        match self.epoch.load(Ordering::Acquire) {
+            0 => None,
+            epoch => Some(Epoch(epoch)),
+        }
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// For the operator; `None` before it is attached.
+    pub(crate) fn info(&self, subscriptions: usize) -> Option<ClientInfo> {
+        let greeting = self.greeting.get()?;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(ClientInfo {
+            client: greeting.client.clone(),
+            remote: self.remote,
+            version: greeting.version,
+            connected_at: self.accepted_at,
+            keep_alive_s: greeting.keep_alive_s,
+            epoch: self.epoch()?,
+            subscriptions,
+            messages_received: count(&self.traffic.received),
+            bytes_received: count(&self.traffic.received_bytes),
+            messages_sent: count(&self.traffic.sent),
+            bytes_sent: count(&self.traffic.sent_bytes),
+            waiting: self.mailbox.held().messages,
+        })
+    }
+}

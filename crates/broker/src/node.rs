@@ -1,0 +1,290 @@
+//! The node: what ties listeners, connections, tails and events together, and what the operator asks it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use magpie_cluster::{Cluster, Events};
+use magpie_session::{Eviction, Limits};
+use magpie_state::{ClientId, PartitionId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::handle::ClientInfo;
+use crate::listener::{self, Listening};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::subscribers::Subscribers;
+use crate::{Config, events, tail, task};
+
+/// How often the gauges are brought up to date.
+const OBSERVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener cannot be opened.
+    #[error("cannot listen for MQTT on {0}: {1}")]
+    Bind(SocketAddr, String),
+}
+
+/// The broker of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// What tasks of the node share. Each part guards itself.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) decoder_limits: magpie_codec::Limits,
+    pub(crate) cluster: Cluster,
+    pub(crate) subscribers: Arc<Subscribers>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Arc<Metrics>,
+    connections: AtomicUsize,
+    numbers: AtomicU64,
+    is_draining: AtomicBool,
+    has_ignored_retain: AtomicBool,
+    listening: Mutex<Listening>,
+    stop_listening: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// Counts of now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Open client connections, those included that have not said CONNECT.
+    pub connections: usize,
+    /// Attached clients.
+    pub clients: usize,
+    /// Their subscriptions.
+    pub subscriptions: usize,
+    /// Different topic filters of those.
+    pub filters: usize,
+}
+
+impl Node {
+    /// Starts to deliver what the partitions commit and to do what the cluster asks. Clients can connect after
+    /// [`listen`](Self::listen).
+    ///
+    /// # Panics
+    /// If the tails of the cluster were taken before, or outside a tokio runtime.
+    #[must_use]
+    pub fn start(config: Config, cluster: Cluster, events: Events) -> Self {
+        let metrics = Arc::new(Metrics::register());
+        let subscribers = Arc::new(Subscribers::default());
+        let registry = Arc::new(Registry::new());
+        for partition in 0..cluster.partitions() {
+            let tail = cluster.take_tail(PartitionId(partition));
+            task::spawn(tail::run(
+                tail,
+                Arc::clone(&subscribers),
+                Arc::clone(&metrics),
+            ));
+        }
+        task::spawn(events::run(
+            events,
+            Arc::clone(&registry),
+            Arc::clone(&subscribers),
+            Arc::clone(&metrics),
+        ));
+        let shared = Arc::new(Shared {
+            limits: Arc::new(config.session.limits()),
+            decoder_limits: config.session.decoder_limits(),
+            config,
+            cluster,
+            subscribers,
+            registry,
+            metrics,
+            connections: AtomicUsize::new(0),
+            numbers: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
+            has_ignored_retain: AtomicBool::new(false),
+            listening: Mutex::default(),
+            stop_listening: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        });
+        task::spawn(observe(Arc::clone(&shared)));
+        Self { shared }
+    }
+
+    /// Opens the listeners and accepts clients. Called once, when the node may serve.
+    ///
+    /// # Errors
+    /// One sentence for the operator; then no listener is open.
+    pub fn listen(&self) -> Result<Listening, Error> {
+        let (listeners, listening) = listener::bind(&self.shared.config.listener)?;
+        for listener in listeners {
+            let stop = self.shared.stop_listening.clone();
+            task::spawn(listener::run(listener, Arc::clone(&self.shared), stop));
+        }
+        *self
+            .shared
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = listening;
+        info!(mqtt = ?listening.mqtt, plain = ?listening.plain, "listening");
+        Ok(listening)
+    }
+
+    /// The addresses that clients can connect to; none before [`listen`](Self::listen).
+    #[must_use]
+    pub fn listening(&self) -> Listening {
+        *self
+            .shared
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether [`shutdown`](Self::shutdown) has begun: for readiness.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Accepts nobody any more and closes all clients, spread over `drain` so that they do not all reconnect at once. Returns when they
+    /// are gone, or somewhat after `drain`.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.shared.is_draining.store(true, Ordering::Relaxed);
+        self.shared.stop_listening.cancel();
+        let handles = self.shared.registry.handles();
+        let started = Instant::now();
+        let count = u32::try_from(handles.len()).unwrap_or(u32::MAX).max(1);
+        for (closed, handle) in (0u32..).zip(&handles) {
+            let due = started + drain.mul_f64(f64::from(closed) / f64::from(count));
+            // Timers have milliseconds; many are closed per tick.
+            if due > Instant::now() + Duration::from_millis(1) {
+                tokio::time::sleep_until(due).await;
+            }
+            handle.mailbox.evict(Eviction::ShuttingDown);
+        }
+        self.await_no_clients().await;
+        self.shared.stop.cancel();
+    }
+
+    async fn await_no_clients(&self) {
+        let patience = self.shared.config.connection.close_timeout * 2;
+        let deadline = Instant::now() + patience;
+        loop {
+            // Those that connected meanwhile are closed too.
+            let handles = self.shared.registry.handles();
+            if handles.is_empty() {
+                return;
+            }
+            if Instant::now() > deadline {
+                warn!(clients = handles.len(), "clients did not close in time");
+                return;
+            }
+            handles
+                .iter()
+                .for_each(|handle| handle.mailbox.evict(Eviction::ShuttingDown));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Attached clients, in no particular order.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientInfo> {
+        let handles = self.shared.registry.handles();
+        let info = |handle: &Arc<crate::handle::Handle>| {
+            handle.info(self.shared.subscribers.count_of(handle))
+        };
+        handles.iter().filter_map(info).collect()
+    }
+
+    /// Closes the connection of a client (v5: 0x98). False if it has none on this node.
+    #[must_use]
+    pub fn kick(&self, client: &ClientId) -> bool {
+        self.shared.registry.evict(client, Eviction::Kicked)
+    }
+
+    /// Counts of now.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.shared.totals(&self.shared.registry.handles())
+    }
+
+    /// The configuration in use.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+}
+
+impl Shared {
+    /// A number that no other connection in this life of the node has.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Room for one more connection, unless the limit is reached.
+    pub(crate) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(Arc::clone(self));
+        (before < self.config.listener.max_connections).then_some(seat)
+    }
+
+    /// Counts a RETAIN flag that was ignored; the first one is logged.
+    pub(crate) fn note_retain_ignored(&self) {
+        self.metrics.retain_ignored.increment(1);
+        if !self.has_ignored_retain.swap(true, Ordering::Relaxed) {
+            warn!(
+                "a client before version 5 publishes with RETAIN, which is not available: the flag is ignored"
+            );
+        }
+    }
+
+    fn totals(&self, handles: &[Arc<crate::handle::Handle>]) -> Totals {
+        let attached = handles.iter().filter(|handle| handle.epoch().is_some());
+        Totals {
+            connections: self.connections.load(Ordering::Relaxed),
+            clients: attached.count(),
+            subscriptions: handles
+                .iter()
+                .map(|handle| self.subscribers.count_of(handle))
+                .sum(),
+            filters: self.subscribers.filters(),
+        }
+    }
+}
+
+/// A connection's place among those that the node admits.
+pub(crate) struct Seat(Arc<Shared>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge needs no more than 52 bits"
+)]
+async fn observe(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(OBSERVE_EVERY);
+    while shared
+        .stop
+        .run_until_cancelled(ticks.tick())
+        .await
+        .is_some()
+    {
+        let handles = shared.registry.handles();
+        let totals = shared.totals(&handles);
+        let metrics = &shared.metrics;
+        metrics.connections.set(totals.connections as f64);
+        metrics.subscriptions.set(totals.subscriptions as f64);
+        metrics.filters.set(totals.filters as f64);
+        let mut held = crate::mailbox::Weight::default();
+        for handle in &handles {
+            held += handle.mailbox.held();
+        }
+        metrics.mailbox_messages.set(held.messages as f64);
+        metrics.mailbox_bytes.set(held.bytes as f64);
+    }
+}

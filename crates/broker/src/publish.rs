@@ -1,0 +1,292 @@
+//! The publish path: what happens to a message that a client published, and when it counts as accepted.
+//!
+//! This file alone decides that. The **direct** class (QoS 0, and topics that the operator lists) goes to the local subscribers at
+//! once and to other nodes by link, and is accepted when they have received it. The **replicated** class goes to the partition of its
+//! topic, is accepted when it is committed there, and comes back to local subscribers through the tail; it is never delivered from here.
+//! Which of the two is chosen by topic and QoS, never by who listens.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use magpie_cluster::{Cluster, Direct, DirectOutcome, Submission, Submitted};
+use magpie_codec::{Message, QoS, ReasonCode, Will};
+use magpie_session::{Answer, Ticket};
+use magpie_state::{ClientId, Epoch, PartitionId, encode_publish};
+
+use crate::buffers::SLICE_BYTES_MIN;
+use crate::clock;
+use crate::deliver::{Deliverer, Published};
+use crate::handle::Handle;
+use crate::mailbox::{Mailbox, Post};
+use crate::subscribers::Found;
+
+/// Records of one submission; a burst with more of them makes several.
+const SUBMISSION_BYTES_MAX: usize = 256 * 1024;
+
+/// Publishes for one attached connection. Messages are collected while a read burst is decoded, and sent at its end.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    client: ClientId,
+    epoch: Epoch,
+    mailbox: Arc<Mailbox>,
+    pub(crate) deliverer: Deliverer,
+    /// Wall clock of the burst.
+    published_ms: u64,
+    replicated: Vec<Group>,
+    direct: DirectGroup,
+    /// QoS 0, which nobody waits for.
+    at_most_once: Vec<Direct>,
+}
+
+/// The replicated messages of one burst for one partition.
+#[derive(Debug)]
+struct Group {
+    partition: PartitionId,
+    records: BytesMut,
+    count: u32,
+    tickets: Vec<Ticket>,
+}
+
+/// The direct messages of one burst at QoS 1 and 2.
+#[derive(Debug, Default)]
+struct DirectGroup {
+    messages: Vec<Direct>,
+    tickets: Vec<Ticket>,
+}
+
+/// A message from the session.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// `None`: nobody waits for its acceptance.
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) message: Arc<Message>,
+}
+
+/// Submissions on their way into the cluster's queues, which are bounded: while this is pending, the client is not read.
+pub(crate) type Submitting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Publisher {
+    pub(crate) fn new(
+        client: ClientId,
+        epoch: Epoch,
+        handle: &Handle,
+        deliverer: Deliverer,
+    ) -> Self {
+        Self {
+            client,
+            epoch,
+            mailbox: Arc::clone(&handle.mailbox),
+            deliverer,
+            published_ms: 0,
+            replicated: Vec::new(),
+            direct: DirectGroup::default(),
+            at_most_once: Vec::new(),
+        }
+    }
+
+    /// Takes a message into the burst. One of the direct class is delivered on this node at once.
+    pub(crate) fn publish(&mut self, cluster: &Cluster, outgoing: Outgoing) {
+        if self.published_ms == 0 {
+            self.published_ms = clock::wall_ms();
+        }
+        let is_direct =
+            outgoing.qos == QoS::AtMostOnce || cluster.is_direct(&outgoing.message.topic);
+        if is_direct {
+            self.publish_direct(cluster, outgoing);
+        } else {
+            let partition = cluster.partition_of(&outgoing.message.topic);
+            self.publish_replicated(partition, &outgoing);
+        }
+    }
+
+    fn publish_direct(&mut self, cluster: &Cluster, outgoing: Outgoing) {
+        let Outgoing {
+            ticket,
+            qos,
+            retain,
+            mut message,
+        } = outgoing;
+        let found = self.deliverer.find(&message.topic);
+        compact(&mut message, &found);
+        let published = Published::new(&self.client, qos, retain, self.published_ms, &message);
+        self.deliverer.deliver_to(&found, published);
+        let (here, shares) = cluster
+            .choose_direct_shares(&message.topic)
+            .into_iter()
+            .partition(|share| share.node == cluster.node_id());
+        for share in Vec::from_iter::<Vec<magpie_cluster::ShareTarget>>(here) {
+            self.deliverer
+                .deliver_to_any_member(&share.filter, published);
+        }
+        let direct = Direct {
+            publisher: self.client.clone(),
+            qos,
+            retain,
+            published_ms: self.published_ms,
+            message,
+            plain: true,
+            shares,
+        };
+        if qos == QoS::AtMostOnce {
+            self.at_most_once.push(direct);
+        } else {
+            self.direct.messages.push(direct);
+            self.direct.tickets.extend(ticket);
+        }
+    }
+
+    fn publish_replicated(&mut self, partition: PartitionId, outgoing: &Outgoing) {
+        let group = match self
+            .replicated
+            .iter_mut()
+            .rposition(|it| it.has_room_for(partition))
+        {
+            Some(at) => &mut self.replicated[at],
+            None => self.replicated.push_mut(Group::new(partition)),
+        };
+        // Copied into the record here: a slice of the read buffer is not kept.
+        encode_publish(
+            &self.client,
+            self.epoch,
+            outgoing.qos,
+            outgoing.retain,
+            self.published_ms,
+            &outgoing.message,
+            &mut group.records,
+        );
+        group.count += 1;
+        group.tickets.extend(outgoing.ticket);
+    }
+
+    /// Ends a burst: wakes the local receivers and sends what was collected. The future, if any, must be driven to its end before
+    /// the next burst begins; dropping it drops what was not queued yet.
+    pub(crate) fn end_burst(&mut self, cluster: &Cluster) -> Option<Submitting> {
+        if self.published_ms == 0 {
+            return None;
+        }
+        self.published_ms = 0;
+        self.deliverer.flush();
+        self.forward(cluster);
+        if self.replicated.is_empty() {
+            return None;
+        }
+        let submissions: Vec<_> = self
+            .replicated
+            .drain(..)
+            .map(|group| group.into_submission(&self.mailbox))
+            .collect();
+        let cluster = cluster.clone();
+        Some(Box::pin(async move {
+            for (partition, submission) in submissions {
+                // A stopping node answers nothing; the dropped submission tells its tickets so.
+                if cluster.submit(partition, submission).await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+
+    fn forward(&mut self, cluster: &Cluster) {
+        if !self.at_most_once.is_empty() {
+            cluster.forward(std::mem::take(&mut self.at_most_once), None);
+        }
+        if !self.direct.messages.is_empty() {
+            let DirectGroup { messages, tickets } = std::mem::take(&mut self.direct);
+            let mailbox = Arc::clone(&self.mailbox);
+            let done = move |outcome| {
+                // The connection may be gone: then nobody waits.
+                let _ = mailbox.post(Post::Forwarded { tickets, outcome });
+            };
+            cluster.forward(messages, Some(Box::new(done)));
+        }
+    }
+
+    /// Publishes the Will of a connection that is gone (section 3.1.2.5), and waits until it is queued.
+    pub(crate) async fn publish_will(&mut self, cluster: &Cluster, will: Will) {
+        let message = Arc::new(Message {
+            topic: will.topic,
+            payload: will.payload,
+            properties: will.properties,
+        });
+        self.publish(
+            cluster,
+            Outgoing {
+                ticket: None,
+                qos: will.qos,
+                // A Will that asks for it is refused at CONNECT, as long as there are no retained messages.
+                retain: will.retain,
+                message,
+            },
+        );
+        if let Some(submitting) = self.end_burst(cluster) {
+            submitting.await;
+        }
+    }
+}
+
+impl Group {
+    fn new(partition: PartitionId) -> Self {
+        Self {
+            partition,
+            records: BytesMut::new(),
+            count: 0,
+            tickets: Vec::new(),
+        }
+    }
+
+    fn has_room_for(&self, partition: PartitionId) -> bool {
+        self.partition == partition && self.records.len() < SUBMISSION_BYTES_MAX
+    }
+
+    fn into_submission(self, mailbox: &Arc<Mailbox>) -> (PartitionId, Submission) {
+        let append = mailbox.begin_append().with_tickets(self.tickets);
+        let submission = Submission {
+            records: self.records.freeze(),
+            count: self.count,
+            done: Box::new(move |submitted| append.answer(submitted)),
+        };
+        (self.partition, submission)
+    }
+}
+
+/// What the session is told of a submission, per ticket, in order. `None`: the client has a newer connection, and this one must end.
+pub(crate) fn answer_to_submitted(submitted: &Submitted, ordinal: usize) -> Option<Answer> {
+    match submitted {
+        Submitted::Committed { refused } => {
+            let is_refused = refused.iter().any(|it| *it as usize == ordinal);
+            (!is_refused).then_some(Answer::Published(Ok(ReasonCode::Success)))
+        }
+        // Valid, but this node is not able to take it: the table of PUBACK's reason codes has 0x83 for that.
+        Submitted::NotProposed => Some(Answer::Published(Err(
+            ReasonCode::ImplementationSpecificError,
+        ))),
+        Submitted::Unknown => Some(Answer::PublishUnknown),
+    }
+}
+
+/// What the session is told of a message of the direct class.
+pub(crate) const fn answer_to_forwarded(outcome: DirectOutcome) -> Answer {
+    match outcome {
+        DirectOutcome::Received => Answer::Published(Ok(ReasonCode::Success)),
+        DirectOutcome::Unknown => Answer::PublishUnknown,
+    }
+}
+
+/// Takes a message out of the read buffer before it is kept: a small payload would pin a buffer a thousand times its size.
+fn compact(message: &mut Arc<Message>, found: &Found) {
+    let Some(message) = Arc::get_mut(message) else {
+        // Shared already: a Will, which the session made compact.
+        return;
+    };
+    message.topic = found.topic.clone();
+    if message.payload.len() < SLICE_BYTES_MIN {
+        message.payload = Bytes::copy_from_slice(&message.payload);
+    }
+    if let Some(properties) = &mut message.properties {
+        **properties = properties.compact();
+    }
+}

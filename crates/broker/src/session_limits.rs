@@ -1,0 +1,158 @@
+//! What one client may ask of this node.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use magpie_codec::QoS;
+use magpie_session::Limits;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Problem;
+
+/// Bounds of one client's conversation. A version 5 client is told those that concern it in CONNACK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// How long a new connection may take until its CONNECT is complete; then it is closed. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long a PUBLISH of QoS 1 or 2 may wait until it is safe, and a CONNECT, SUBSCRIBE or UNSUBSCRIBE until it is carried out.
+    /// Past it the connection is closed without an acknowledgement, so that the client repeats. Longer than the election of a new
+    /// leader takes. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub publish_deadline: Duration,
+    /// The longest Keep Alive; a version 5 client that asks for more, or for none, is told to use this one. 0s is no bound.
+    /// At most 65535s. Default 0s.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_max: Duration,
+    /// PUBLISH packets of QoS 1 and 2 that one client may have unacknowledged, 1 to 65535: the Receive Maximum. Default 256.
+    pub receive_maximum: u16,
+    /// Messages of QoS 1 and 2 on their way to one client, 1 to 65535; its own Receive Maximum may lower it. Default 256.
+    pub inflight_max: u16,
+    /// The largest packet that a client may send, 1KiB to 256MiB. Default 1MiB.
+    pub max_packet_size: ByteSize,
+    /// Subscriptions of one client; a SUBSCRIBE past it is refused with 0x97. Default 10000.
+    pub max_subscriptions_per_client: u32,
+    /// Topic Filters in one SUBSCRIBE or UNSUBSCRIBE; those past it are refused with 0x97. Default 1024.
+    pub max_filters_per_packet: u16,
+    /// SUBSCRIBE and UNSUBSCRIBE packets of one client that may be unanswered; then it is not read. At least 1. Default 16.
+    pub max_pending_subscribes: u16,
+    /// Levels in a Topic Name or Topic Filter, 1 to 128. Default 128.
+    pub topic_levels: u16,
+    /// Topic Aliases that a version 5 client may set. Default 32.
+    pub topic_alias_max: u16,
+    /// Topic Aliases that this node sets towards a version 5 client. Default 16.
+    pub topic_alias_out_max: u16,
+    /// Bytes in a Client Identifier. Default 1024.
+    pub client_id_bytes_max: u16,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            connect_timeout: limits.connect_timeout,
+            publish_deadline: limits.answer_timeout,
+            keep_alive_max: Duration::ZERO,
+            receive_maximum: limits.receive_maximum,
+            inflight_max: limits.inflight_max,
+            max_packet_size: ByteSize::b(u64::from(limits.packet_bytes_max)),
+            max_subscriptions_per_client: limits.subscriptions_max,
+            max_filters_per_packet: limits.filters_per_packet_max,
+            max_pending_subscribes: limits.subscribes_pending_max,
+            topic_levels: limits.topic_levels_max,
+            topic_alias_max: limits.topic_aliases_in_max,
+            topic_alias_out_max: limits.topic_aliases_out_max,
+            client_id_bytes_max: limits.client_id_bytes_max,
+        }
+    }
+}
+
+impl SessionConfig {
+    /// What cannot be right.
+    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+        let mut check = |key: &str, holds: bool, what: &str| {
+            if !holds {
+                problems.push(Problem::new(format!("session.{key}"), what));
+            }
+        };
+        check(
+            "connect_timeout",
+            !self.connect_timeout.is_zero(),
+            "must be longer than 0s",
+        );
+        check(
+            "publish_deadline",
+            !self.publish_deadline.is_zero(),
+            "must be longer than 0s",
+        );
+        check(
+            "keep_alive_max",
+            self.keep_alive_max <= Duration::from_secs(u64::from(u16::MAX)),
+            "must be at most 65535s",
+        );
+        check(
+            "receive_maximum",
+            self.receive_maximum > 0,
+            "must be at least 1",
+        );
+        check("inflight_max", self.inflight_max > 0, "must be at least 1");
+        check(
+            "max_packet_size",
+            (1 << 10..=256 << 20).contains(&self.max_packet_size.as_u64()),
+            "must be from 1KiB to 256MiB",
+        );
+        check(
+            "max_filters_per_packet",
+            self.max_filters_per_packet > 0,
+            "must be at least 1",
+        );
+        check(
+            "max_pending_subscribes",
+            self.max_pending_subscribes > 0,
+            "must be at least 1",
+        );
+        check(
+            "topic_levels",
+            (1..=128).contains(&self.topic_levels),
+            "must be from 1 to 128",
+        );
+    }
+
+    /// As the session takes them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            connect_timeout: self.connect_timeout,
+            answer_timeout: self.publish_deadline,
+            keep_alive_s_max: u16::try_from(self.keep_alive_max.as_secs()).unwrap_or(u16::MAX),
+            session_expiry_s_max: 0,
+            receive_maximum: self.receive_maximum,
+            inflight_max: self.inflight_max,
+            packet_bytes_max: self.packet_bytes_max(),
+            qos_max: QoS::ExactlyOnce,
+            retain_available: false,
+            wildcards_available: true,
+            shared_available: true,
+            subscription_ids_available: true,
+            topic_aliases_in_max: self.topic_alias_max,
+            topic_aliases_out_max: self.topic_alias_out_max,
+            subscriptions_max: self.max_subscriptions_per_client,
+            filters_per_packet_max: self.max_filters_per_packet,
+            subscribes_pending_max: self.max_pending_subscribes,
+            topic_levels_max: self.topic_levels,
+            client_id_bytes_max: self.client_id_bytes_max,
+        }
+    }
+
+    /// As the decoder takes them. What the session refuses more kindly, the decoder lets pass.
+    pub(crate) fn decoder_limits(&self) -> magpie_codec::Limits {
+        magpie_codec::Limits {
+            packet_bytes_max: self.packet_bytes_max() as usize,
+            ..magpie_codec::Limits::default()
+        }
+    }
+
+    fn packet_bytes_max(&self) -> u32 {
+        u32::try_from(self.max_packet_size.as_u64()).unwrap_or(u32::MAX)
+    }
+}
