@@ -1,5 +1,4 @@
-//! Topic levels as numbers: each level text is kept once, however many filters have it, and a topic's level is looked up
-//! once, however many branches of the trie want it.
+//! Topic levels as numbers: each level text is kept once, however many filters have it.
 
 use std::hash::BuildHasher;
 
@@ -32,13 +31,20 @@ impl Levels {
         }
     }
 
-    pub(super) fn find(&self, text: &str) -> Option<u32> {
-        self.find_hashed(self.hash(text), text)
+    /// # Panics
+    /// When the number is not acquired.
+    pub(super) fn text(&self, slot: u32) -> &[u8] {
+        let level = self.levels.get(slot).expect("nodes name acquired levels");
+        level.text.as_bytes()
+    }
+
+    pub(super) fn hash(&self, text: &[u8]) -> u64 {
+        self.hasher.hash_one(text)
     }
 
     /// The number of `text`, which is counted as used once more.
     pub(super) fn acquire(&mut self, text: &str) -> u32 {
-        let hash = self.hash(text);
+        let hash = self.hash(text.as_bytes());
         if let Some(slot) = self.find_hashed(hash, text) {
             self.levels
                 .get_mut(slot)
@@ -63,7 +69,7 @@ impl Levels {
         level.uses -= 1;
         if level.uses == 0 {
             let level = self.levels.remove(slot).expect("it was there above");
-            self.index.remove(self.hash(level.text.as_str()), slot);
+            self.index.remove(self.hash(level.text.as_bytes()), slot);
         }
     }
 
@@ -79,10 +85,6 @@ impl Levels {
             .map(|(_, level)| level.text.heap_bytes())
             .sum();
         texts + self.levels.table_bytes() + self.index.table_bytes()
-    }
-
-    fn hash(&self, text: &str) -> u64 {
-        self.hasher.hash_one(text)
     }
 
     fn find_hashed(&self, hash: u64, text: &str) -> Option<u32> {

@@ -135,15 +135,15 @@ impl Trie {
         }
         for (depth, level) in topic.split('/').enumerate() {
             let wildcard_ok = depth > 0 || !dollar;
-            let mut level_id = None;
+            let mut hash = None;
             for &at in &standing {
                 let node = self.nodes[at];
                 if node.plus != NONE && wildcard_ok {
                     next.push(node.plus);
                 }
                 if node.literals > 0 {
-                    let level_id = *level_id.get_or_insert_with(|| self.levels.find(level));
-                    next.extend(level_id.and_then(|level_id| self.edge(at, level_id)));
+                    let hash = *hash.get_or_insert_with(|| self.levels.hash(level.as_bytes()));
+                    next.extend(self.edge(at, level, hash));
                 }
             }
             if next.is_empty() {
@@ -202,25 +202,28 @@ impl Trie {
     }
 
     fn literal_child(&self, at: u32, level: &str) -> Option<u32> {
-        self.edge(at, self.levels.find(level)?)
+        self.edge(at, level, self.levels.hash(level.as_bytes()))
     }
 
-    fn edge(&self, at: u32, level: u32) -> Option<u32> {
+    /// The literal child for a level with this hash. Does not look the level up first: among a million it is not in any
+    /// cache, and each such look costs as much as all the rest.
+    fn edge(&self, at: u32, level: &str, hash: u64) -> Option<u32> {
         let is_it = |child: u32| {
             let child = &self.nodes[child];
-            child.parent == at && child.level == level
+            child.parent == at && self.levels.text(child.level) == level.as_bytes()
         };
-        self.edges.find(self.edge_hash(at, level), is_it)
+        self.edges.find(self.edge_hash(at, hash), is_it)
     }
 
-    fn edge_hash(&self, at: u32, level: u32) -> u64 {
-        self.hasher.hash_one(u64::from(at) << 32 | u64::from(level))
+    fn edge_hash(&self, at: u32, level_hash: u64) -> u64 {
+        self.hasher.hash_one((at, level_hash))
     }
 
     fn add_literal(&mut self, at: u32, level: &str) -> u32 {
+        let hash = self.edge_hash(at, self.levels.hash(level.as_bytes()));
         let level = self.levels.acquire(level);
         let child = self.allocate(Node::new(at, level));
-        self.edges.insert(self.edge_hash(at, level), child);
+        self.edges.insert(hash, child);
         self.nodes[at].literals += 1;
         child
     }
@@ -231,7 +234,8 @@ impl Trie {
         if level == PLUS {
             self.nodes[parent].plus = NONE;
         } else {
-            self.edges.remove(self.edge_hash(parent, level), at);
+            let level_hash = self.levels.hash(self.levels.text(level));
+            self.edges.remove(self.edge_hash(parent, level_hash), at);
             self.levels.release(level);
             self.nodes[parent].literals -= 1;
         }
