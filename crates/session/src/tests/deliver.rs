@@ -149,7 +149,7 @@ fn a_packet_that_the_client_does_not_take_counts_as_delivered() {
         ..ConnectProperties::default()
     };
     let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
-    assert_eq!(driver.connection.packet_bytes_max(), NonZeroU32::new(100));
+    assert_eq!(driver.connection.packet_bytes_max(), Some(100));
     let big = |qos| Delivery {
         message: Arc::new(Message {
             payload: Bytes::from_static(&[0; 100]),
