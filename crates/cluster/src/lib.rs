@@ -8,6 +8,8 @@ mod config;
 mod event;
 mod handle;
 mod publish;
+pub mod raft;
+pub mod rpc;
 mod session;
 mod status;
 mod subscribe;

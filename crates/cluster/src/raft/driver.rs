@@ -1,0 +1,343 @@
+//! Drives one state machine: applies what is committed, checkpoints it, and lets snapshots replace it.
+//!
+//! The state lives in memory. `apply` takes the write lock once per batch of entries; readers take the read lock; nothing else is done
+//! under it but collecting the changed rows. Disk work is off the Raft task and on threads that may block.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use magpie_state::{Row, StateMachine};
+use magpie_storage::{GroupId, KeyValue};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, alias};
+use tokio::sync::watch;
+
+use super::checkpoint::{self, Checkpoint, Latest, Staging};
+use super::entry::{LogId, Reply, SnapshotMeta, StoredMembership, Types};
+use super::snapshot::SnapshotBody;
+
+pub(super) type Raft<M> = openraft::Raft<Types, Driver<M>>;
+
+/// Entries applied under one write lock.
+const APPLY_ENTRIES: usize = 512;
+/// Rows read at once while a state is loaded.
+const LOAD_BYTES: usize = 1 << 20;
+
+/// Watches what a group applies. Called on the task that applies: it must not block or take long, and must not propose and wait.
+pub trait Observer<M: StateMachine>: Send + Sync + 'static {
+    /// Entry `index` was applied, with this answer; the state already contains it. Every command comes once, in order, except those that
+    /// [`jumped`](Self::jumped) tells of. After a start, entries since the last checkpoint come again.
+    fn applied(&self, index: u64, command: &Bytes, answer: &M::Answer);
+
+    /// A snapshot was installed: everything up to and including `to_index` is in the state, and not all of it came through
+    /// [`applied`](Self::applied).
+    fn jumped(&self, to_index: u64);
+}
+
+impl<M: StateMachine> Observer<M> for () {
+    fn applied(&self, _: u64, _: &Bytes, _: &M::Answer) {}
+    fn jumped(&self, _: u64) {}
+}
+
+/// The library's side of the driver; clones share the state.
+pub(super) struct Driver<M: StateMachine> {
+    shared: Arc<Shared<M>>,
+}
+
+impl<M: StateMachine> Clone for Driver<M> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// What the driver and the group's handle share.
+pub(super) struct Shared<M: StateMachine> {
+    state: RwLock<State<M>>,
+    applied: watch::Sender<u64>,
+    observer: Arc<dyn Observer<M>>,
+    pub(super) checkpoint: checkpoint::Shared,
+    pub(super) latest: Latest,
+    /// Held while a snapshot is received and installed: there is one place for it.
+    pub(super) receiving: Arc<tokio::sync::Mutex<()>>,
+    applied_bytes: AtomicU64,
+    checkpointed_bytes: AtomicU64,
+}
+
+struct State<M> {
+    machine: M,
+    last: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl<M> State<M> {
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        }
+    }
+}
+
+impl<M: StateMachine> Driver<M> {
+    /// Loads the last checkpoint. Blocks.
+    pub(super) fn open(
+        store: Arc<dyn KeyValue>,
+        group: GroupId,
+        observer: Arc<dyn Observer<M>>,
+    ) -> io::Result<Self> {
+        let checkpoint = Checkpoint::open(store, group)?;
+        let meta = checkpoint.meta().clone();
+        let machine = load(|after| checkpoint.rows_after(after, LOAD_BYTES))?;
+        let applied = meta.last_log_id.map_or(0, |last| last.index);
+        let latest = Latest::default();
+        latest.set(meta.clone());
+        Ok(Self {
+            shared: Arc::new(Shared {
+                state: RwLock::new(State {
+                    machine,
+                    last: meta.last_log_id,
+                    membership: meta.last_membership,
+                }),
+                applied: watch::Sender::new(applied),
+                observer,
+                checkpoint: Arc::new(tokio::sync::RwLock::new(checkpoint)),
+                latest,
+                receiving: Arc::default(),
+                applied_bytes: AtomicU64::new(0),
+                checkpointed_bytes: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared<M>> {
+        &self.shared
+    }
+
+    /// Stages the checkpoint of another replica in this process.
+    async fn copy(
+        &self,
+        from: checkpoint::Shared,
+    ) -> io::Result<(Staging, tokio::sync::OwnedMutexGuard<()>)> {
+        let receiving = Arc::clone(&self.shared.receiving).lock_owned().await;
+        let from = from.read_owned().await;
+        let own = Arc::clone(&self.shared.checkpoint).read_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let mut staging = own.stage()?;
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let rows = from.rows_after(after.as_deref(), LOAD_BYTES)?;
+                let Some((last, _)) = rows.last() else {
+                    break;
+                };
+                after = Some(last.clone());
+                let rows = rows.into_iter().map(|(key, value)| Row {
+                    key,
+                    value: Some(value.to_vec()),
+                });
+                staging.put(rows.collect())?;
+            }
+            staging.finish(from.meta().clone())?;
+            Ok((staging, receiving))
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+}
+
+impl<M: StateMachine> Shared<M> {
+    /// Reads the applied state. Writers wait meanwhile.
+    pub(super) fn with_state<R>(&self, read: impl FnOnce(&M) -> R) -> R {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        read(&state.machine)
+    }
+
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Bytes of commands applied since the last checkpoint, and whether anything was.
+    pub(super) fn since_checkpoint(&self) -> (u64, bool) {
+        let applied = self.applied_bytes.load(Ordering::Relaxed);
+        let bytes = applied.saturating_sub(self.checkpointed_bytes.load(Ordering::Relaxed));
+        let index = self.latest.meta().last_log_id.map_or(0, |last| last.index);
+        (bytes, *self.applied.borrow() > index)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<M>> {
+        // A panic in `apply` ends the process; nobody reads a half-applied state.
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write_checkpoint(&self) -> io::Result<SnapshotMeta> {
+        let mut checkpoint = Arc::clone(&self.checkpoint).write_owned().await;
+        let (rows, meta) = {
+            let mut state = self.write();
+            let bytes = self.applied_bytes.load(Ordering::Relaxed);
+            self.checkpointed_bytes.store(bytes, Ordering::Relaxed);
+            (state.machine.take_changed(), state.meta())
+        };
+        let meta = tokio::task::spawn_blocking(move || {
+            checkpoint.write(rows, meta.clone()).map(|()| meta)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        self.latest.set(meta.clone());
+        Ok(meta)
+    }
+}
+
+impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
+    type SnapshotData = SnapshotBody;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.shared.write();
+        Ok((state.last, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: futures::Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        let shared = &*self.shared;
+        let mut batches = entries.ready_chunks(APPLY_ENTRIES);
+        while let Some(batch) = batches.next().await {
+            let mut done = Vec::with_capacity(batch.len());
+            let mut bytes = 0;
+            let mut failed = None;
+            let mut state = shared.write();
+            for item in batch {
+                let (entry, responder) = match item {
+                    Ok(item) => item,
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                };
+                let index = entry.log_id.index;
+                let answer = match entry.payload {
+                    EntryPayload::Blank => None,
+                    EntryPayload::Normal(command) => {
+                        bytes += command.0.len() as u64;
+                        let answer = state.machine.apply(index, &command.0);
+                        Some((command.0, answer))
+                    }
+                    EntryPayload::Membership(membership) => {
+                        state.membership = StoredMembership::new(Some(entry.log_id), membership);
+                        None
+                    }
+                };
+                state.last = Some(entry.log_id);
+                done.push((index, answer, responder));
+            }
+            shared.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
+            drop(state);
+            if let Some((last, ..)) = done.last() {
+                shared.applied.send_replace(*last);
+            }
+            for (index, answer, responder) in done {
+                if let Some((command, answer)) = &answer {
+                    shared.observer.applied(index, command, answer);
+                }
+                if let Some(responder) = responder {
+                    responder.send(match answer {
+                        Some((_, answer)) => Reply::new(answer),
+                        None => Reply::empty(),
+                    });
+                }
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, body: SnapshotBody) -> io::Result<()> {
+        let staged = match body {
+            SnapshotBody::Staged(staged) => staged,
+            // Our own checkpoint, which was loaded at start.
+            SnapshotBody::Checkpoint(own) if Arc::ptr_eq(&own, &self.shared.checkpoint) => {
+                return Ok(());
+            }
+            SnapshotBody::Checkpoint(other) => Box::new(self.copy(other).await?),
+        };
+        let mut checkpoint = Arc::clone(&self.shared.checkpoint).write_owned().await;
+        let (machine, meta) = tokio::task::spawn_blocking(move || {
+            let (staging, _receiving) = *staged;
+            let machine: M = load(|after| staging.rows_after(after, LOAD_BYTES))?;
+            checkpoint.install(staging)?;
+            Ok::<_, io::Error>((machine, checkpoint.meta().clone()))
+        })
+        .await
+        .map_err(io::Error::other)??;
+        let index = meta.last_log_id.map_or(0, |last| last.index);
+        {
+            let mut state = self.shared.write();
+            *state = State {
+                machine,
+                last: meta.last_log_id,
+                membership: meta.last_membership.clone(),
+            };
+        }
+        self.shared.latest.set(meta);
+        self.shared.applied.send_replace(index);
+        self.shared.observer.jumped(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<alias::SnapshotOf<Types, SnapshotBody>>> {
+        let meta = self.shared.latest.meta();
+        Ok(meta.last_log_id.is_some().then(|| openraft::Snapshot {
+            meta,
+            snapshot: SnapshotBody::Checkpoint(Arc::clone(&self.shared.checkpoint)),
+        }))
+    }
+}
+
+impl<M: StateMachine> RaftSnapshotBuilder<Types> for Driver<M> {
+    type SnapshotData = SnapshotBody;
+
+    async fn build_snapshot(&mut self) -> io::Result<alias::SnapshotOf<Types, SnapshotBody>> {
+        let meta = self.shared.write_checkpoint().await?;
+        Ok(openraft::Snapshot {
+            meta,
+            snapshot: SnapshotBody::Checkpoint(Arc::clone(&self.shared.checkpoint)),
+        })
+    }
+}
+
+fn load<M: StateMachine>(
+    mut rows_after: impl FnMut(Option<&[u8]>) -> io::Result<Vec<(Vec<u8>, Bytes)>>,
+) -> io::Result<M> {
+    let mut machine = M::default();
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let rows = rows_after(after.as_deref())?;
+        let Some((last, _)) = rows.last() else {
+            break;
+        };
+        after = Some(last.clone());
+        for (key, value) in rows {
+            let row = Row {
+                key,
+                value: Some(value.to_vec()),
+            };
+            machine.load(row).map_err(io::Error::other)?;
+        }
+    }
+    // What was loaded is on disk already.
+    machine.take_changed();
+    Ok(machine)
+}

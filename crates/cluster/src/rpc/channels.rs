@@ -1,0 +1,189 @@
+//! Channels to other nodes: one HTTP/2 connection per node and purpose, kept, and dialled again when needed.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use magpie_state::NodeId;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::directory::Directory;
+use super::identity::{Credentials, Identity};
+use super::serve::{
+    CONNECTION_WINDOW_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN, STREAM_WINDOW_BYTES,
+};
+
+/// A dial that takes longer has failed.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// Pause after the first failed dial; doubles up to [`PAUSE_MAX`]. Calls during a pause fail at once.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A channel that adds this node's credentials to every call. Cheap to clone; connects at the first call.
+pub type PeerChannel = InterceptedService<Channel, Credentials>;
+
+/// What a connection is for. Each purpose has its own, so that none starves another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Heartbeats, votes, leadership transfers, small questions: must get through at once.
+    Control,
+    /// Log replication.
+    Log,
+    /// Snapshots.
+    Snapshot,
+    /// Publish streams, tails, peer links.
+    Forwarding,
+}
+
+/// All channels of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Channels {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Arc<Identity>,
+    directory: Directory,
+    open: Mutex<HashMap<(NodeId, Purpose), PeerChannel>>,
+}
+
+impl Channels {
+    /// Channels that dial the addresses of `directory`.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>, directory: Directory) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                identity,
+                directory,
+                open: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Where these channels look up addresses.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.inner.directory
+    }
+
+    /// Who these channels say this node is.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.inner.identity
+    }
+
+    /// The channel to `node` for [`Purpose::Forwarding`].
+    #[must_use]
+    pub fn forwarding(&self, node: NodeId) -> PeerChannel {
+        self.to(node, Purpose::Forwarding)
+    }
+
+    /// The channel to `node` for `purpose`.
+    #[must_use]
+    pub fn to(&self, node: NodeId, purpose: Purpose) -> PeerChannel {
+        let mut open = self
+            .inner
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open.entry((node, purpose))
+            .or_insert_with(|| {
+                let directory = self.inner.directory.clone();
+                self.dial(Some(node), move || directory.address(node))
+            })
+            .clone()
+    }
+
+    /// A new channel to whoever is at `host:port`, for questions before a cluster exists. Not kept.
+    #[must_use]
+    pub fn stranger(&self, address: &str) -> PeerChannel {
+        let address = address.to_owned();
+        self.dial(None, move || Some(address.clone()))
+    }
+
+    /// Closes the channels to a node that is no member any more (once calls under way have ended).
+    pub fn forget(&self, node: NodeId) {
+        self.inner
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(other, _), _| *other != node);
+    }
+
+    fn dial(
+        &self,
+        target: Option<NodeId>,
+        address: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> PeerChannel {
+        let dialler = Arc::new(Dialler {
+            address: Box::new(address),
+            pause: Mutex::default(),
+        });
+        let connector = service_fn(move |_: Uri| {
+            let dialler = Arc::clone(&dialler);
+            async move { dialler.dial().await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://peer")
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+            .keep_alive_timeout(KEEP_ALIVE_WITHIN)
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(connector);
+        InterceptedService::new(
+            channel,
+            Credentials::new(Arc::clone(&self.inner.identity), target),
+        )
+    }
+}
+
+/// Resolves and connects, with a pause after each failure.
+struct Dialler {
+    address: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    pause: Mutex<Pause>,
+}
+
+#[derive(Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+    /// The address that failed: another one is tried at once.
+    address: String,
+}
+
+impl Dialler {
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let Some(address) = (self.address)() else {
+            return Err(io::Error::other("the node's address is not known"));
+        };
+        {
+            let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+            if pause.address == address && pause.until.is_some_and(|until| Instant::now() < until) {
+                return Err(io::Error::other("not dialled again so soon"));
+            }
+        }
+        let attempt = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&address)).await;
+        let outcome = attempt
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        *pause = match &outcome {
+            Ok(_) => Pause::default(),
+            Err(_) => {
+                let length = (pause.length * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+                Pause {
+                    length,
+                    until: Some(Instant::now() + length),
+                    address,
+                }
+            }
+        };
+        outcome
+    }
+}

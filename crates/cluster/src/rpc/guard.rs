@@ -1,0 +1,198 @@
+//! Who is let in, on the server's side.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use magpie_state::{ClusterId, Incarnation, NodeId};
+use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+
+use super::identity::{Identity, PEER, SECRET};
+
+/// Different refusals remembered, so that each is logged once; past it, none is logged any more.
+const REFUSALS_LOGGED_MAX: usize = 64;
+
+/// The node that called, as its headers say. The handler finds it in the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The cluster it belongs to; `None` for a node that does not know one yet.
+    pub cluster: Option<ClusterId>,
+    /// The calling node.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The node it meant to call; `None` when it only knew an address.
+    pub target: Option<NodeId>,
+}
+
+/// A further check of callers, set by the membership module: refuses old incarnations, with the reason.
+type Doorkeeper = Box<dyn Fn(&Peer) -> Result<(), String> + Send + Sync>;
+
+/// Checks the headers of every call. Cheap to clone.
+#[derive(Clone)]
+pub struct Guard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Arc<Identity>,
+    doorkeeper: ArcSwapOption<Doorkeeper>,
+    logged: Mutex<HashSet<String>>,
+}
+
+impl Guard {
+    /// A guard for the services of this node.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                identity,
+                doorkeeper: ArcSwapOption::empty(),
+                logged: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Sets the check that members pass besides secret, cluster and target. It runs on every call and must not block.
+    pub fn set_doorkeeper(
+        &self,
+        check: impl Fn(&Peer) -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        self.inner.doorkeeper.store(Some(Arc::new(Box::new(check))));
+    }
+
+    /// Interceptor for services between members: secret, same cluster, this node as target, doorkeeper.
+    #[must_use]
+    pub fn members(&self) -> MemberGuard {
+        MemberGuard(self.clone())
+    }
+
+    /// Interceptor for services that nodes use before they belong to a cluster: the secret only.
+    #[must_use]
+    pub fn strangers(&self) -> StrangerGuard {
+        StrangerGuard(self.clone())
+    }
+
+    fn admit(&self, metadata: &MetadataMap, member: bool) -> Result<Peer, Status> {
+        let outcome = self.check(metadata, member);
+        if let Err((who, refusal)) = &outcome {
+            self.log_once(who, refusal);
+        }
+        outcome.map_err(|(_, refusal)| refusal)
+    }
+
+    fn check(&self, metadata: &MetadataMap, member: bool) -> Result<Peer, (String, Status)> {
+        let refuse = |who: &dyn ToString, status: Status| Err((who.to_string(), status));
+        let identity = &self.inner.identity;
+        let secret = metadata.get(SECRET).map(|value| value.as_encoded_bytes());
+        if !secret.is_some_and(|secret| identity.secret.matches(secret)) {
+            return refuse(
+                &"unknown",
+                Status::unauthenticated("the cluster secret is not the same"),
+            );
+        }
+        let header = metadata.get(PEER).and_then(|value| value.to_str().ok());
+        let Some(peer) = header.and_then(parse) else {
+            return refuse(
+                &"unknown",
+                Status::invalid_argument("the caller does not say who it is"),
+            );
+        };
+        if !member {
+            return Ok(peer);
+        }
+        let Some(cluster) = identity.cluster() else {
+            return refuse(
+                &peer.node,
+                Status::failed_precondition("this node belongs to no cluster yet"),
+            );
+        };
+        if peer.cluster != Some(cluster) {
+            return refuse(
+                &peer.node,
+                Status::failed_precondition(format!("this node belongs to cluster {cluster}")),
+            );
+        }
+        if peer.target != Some(identity.node) {
+            return refuse(
+                &peer.node,
+                Status::failed_precondition(format!("this is node {}", identity.node)),
+            );
+        }
+        if let Some(doorkeeper) = &*self.inner.doorkeeper.load()
+            && let Err(reason) = doorkeeper(&peer)
+        {
+            return refuse(&peer.node, Status::permission_denied(reason));
+        }
+        Ok(peer)
+    }
+
+    fn log_once(&self, who: &str, refusal: &Status) {
+        let mut logged = self
+            .inner
+            .logged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < REFUSALS_LOGGED_MAX
+            && logged.insert(format!("{who} {}", refusal.message()))
+        {
+            tracing::warn!(
+                peer = who,
+                reason = refusal.message(),
+                "call of another node refused"
+            );
+        }
+    }
+}
+
+/// See [`Guard::members`].
+#[derive(Clone)]
+pub struct MemberGuard(Guard);
+
+impl Interceptor for MemberGuard {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let peer = self.0.admit(request.metadata(), true)?;
+        request.extensions_mut().insert(peer);
+        Ok(request)
+    }
+}
+
+/// See [`Guard::strangers`].
+#[derive(Clone)]
+pub struct StrangerGuard(Guard);
+
+impl Interceptor for StrangerGuard {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let peer = self.0.admit(request.metadata(), false)?;
+        request.extensions_mut().insert(peer);
+        Ok(request)
+    }
+}
+
+fn parse(header: &str) -> Option<Peer> {
+    let mut words = header.split(' ');
+    let mut word = || words.next();
+    let cluster = word()?;
+    let node = word()?;
+    let counter = word()?;
+    let nonce = word()?;
+    let target = word()?;
+    let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
+    Some(Peer {
+        cluster: match cluster {
+            "-" => None,
+            hex => Some(ClusterId(u128::from_str_radix(hex, 16).ok()?)),
+        },
+        node: NodeId(number(node)?),
+        incarnation: Incarnation {
+            counter: number(counter)?,
+            nonce: number(nonce)?,
+        },
+        target: match target {
+            "-" => None,
+            hex => Some(NodeId(number(hex)?)),
+        },
+    })
+}
