@@ -184,3 +184,6 @@ fn push(receiver: &Receiver, published: Published<'_>, wakes: &mut Wakes) -> Pus
     };
     receiver.handle.mailbox.deliver(delivery, wakes)
 }
+
+#[cfg(test)]
+mod tests;

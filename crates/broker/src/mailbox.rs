@@ -420,3 +420,6 @@ impl Drop for Wakes {
         self.flush();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,3 +290,110 @@ fn compact(message: &mut Arc<Message>, found: &Found) {
         **properties = properties.compact();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use magpie_codec::{Text, TopicName};
+    use magpie_router::CacheLimits;
+    use magpie_state::Record;
+
+    use super::*;
+    use crate::MailboxConfig;
+    use crate::metrics::Metrics;
+    use crate::subscribers::Subscribers;
+
+    fn publisher() -> Publisher {
+        let handle = Handle::new(1, ([127, 0, 0, 1], 1).into(), &MailboxConfig::default());
+        let metrics = Arc::new(Metrics::register());
+        let deliverer = Deliverer::new(
+            Arc::new(Subscribers::default()),
+            CacheLimits::default(),
+            metrics,
+        );
+        Publisher::new(
+            ClientId(Text::from_static("c")),
+            Epoch(7),
+            &handle,
+            deliverer,
+        )
+    }
+
+    fn outgoing(topic: &'static str, payload: &'static [u8]) -> Outgoing {
+        Outgoing {
+            ticket: None,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            message: Arc::new(Message {
+                topic: TopicName::from_static(topic),
+                payload: payload.into(),
+                properties: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_burst_makes_one_submission_per_partition() {
+        let mut publisher = publisher();
+        let order = [(3, "a"), (5, "b"), (3, "c"), (3, "d")];
+        for (partition, topic) in order {
+            publisher.publish_replicated(PartitionId(partition), &outgoing(topic, b"x"));
+        }
+        let groups: Vec<_> = publisher
+            .replicated
+            .iter()
+            .map(|it| (it.partition.0, it.count))
+            .collect();
+        assert_eq!(groups, [(3, 3), (5, 1)]);
+        let mut records = publisher.replicated.remove(0).records.freeze();
+        for topic in ["a", "c", "d"] {
+            let Record::Publish(publish) = Record::decode(&mut records).unwrap() else {
+                panic!("not a publish");
+            };
+            assert_eq!(publish.message.topic.as_str(), topic);
+            assert_eq!((publish.epoch, publish.qos), (Epoch(7), QoS::AtLeastOnce));
+        }
+        assert!(records.is_empty());
+    }
+
+    #[test]
+    fn a_large_burst_makes_several_submissions_in_order() {
+        let mut publisher = publisher();
+        for _ in 0..10 {
+            publisher.publish_replicated(PartitionId(0), &outgoing("a", &[0; 100_000]));
+        }
+        let counts: Vec<_> = publisher.replicated.iter().map(|it| it.count).collect();
+        assert_eq!(counts, [3, 3, 3, 1]);
+    }
+
+    #[test]
+    fn a_refused_record_ends_the_connection_and_nothing_else_is_a_success() {
+        let success = |answer| matches!(answer, Some(Answer::Published(Ok(ReasonCode::Success))));
+        let committed = Submitted::Committed { refused: vec![1] };
+        assert!(success(answer_to_submitted(&committed, 0)));
+        assert!(answer_to_submitted(&committed, 1).is_none());
+        assert!(success(answer_to_submitted(&committed, 2)));
+        for submitted in [Submitted::NotProposed, Submitted::Unknown] {
+            assert!(!success(answer_to_submitted(&submitted, 0)));
+        }
+        assert!(!success(Some(answer_to_forwarded(DirectOutcome::Unknown))));
+    }
+
+    #[test]
+    fn a_kept_message_does_not_pin_the_read_buffer() {
+        let mut deliverer = publisher().deliverer;
+        let buffer = Bytes::from(vec![b'a'; 64 * 1024]);
+        let topic = TopicName::try_from(Text::try_from(buffer.slice(..10)).unwrap()).unwrap();
+        let mut message = Arc::new(Message {
+            topic: topic.clone(),
+            payload: buffer.slice(10..74),
+            properties: None,
+        });
+        let found = deliverer.find(&topic);
+        compact(&mut message, &found);
+        drop(topic);
+        assert_eq!(message.payload, vec![b'a'; 64]);
+        assert!(buffer.is_unique());
+    }
+}

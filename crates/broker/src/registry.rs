@@ -135,3 +135,6 @@ impl Entry {
             .filter(move |handle| handle.epoch().is_some_and(|it| it < epoch))
     }
 }
+
+#[cfg(test)]
+mod tests;
