@@ -1,12 +1,15 @@
 //! Three nodes over loopback, with real files.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use magpie_state::{ClusterId, NodeId};
 
 use super::harness::{Nodes, SOON, eventually, quick};
-use crate::raft::{MembershipError, ProposeError, ReadError};
+use crate::raft::proto::{self, raft_client::RaftClient};
+use crate::raft::{Config, MembershipError, ProposeError, ReadError};
+use crate::rpc::Purpose;
 
 #[test]
 fn commands_commit_on_the_leader_and_reach_all() {
@@ -114,7 +117,11 @@ fn a_leader_without_quorum_confirms_nothing() {
         let proposal = alone.group.propose("b=2".into());
         tokio::time::timeout(Duration::from_millis(500), proposal).await
     });
-    assert!(never.is_err(), "{never:?}");
+    // Refused, or waiting for ever; the lease decides which.
+    assert!(
+        matches!(never, Err(_) | Ok(Err(ProposeError::NotLeader { .. }))),
+        "{never:?}"
+    );
     assert_eq!(alone.group.with_state(|tally| tally.count), count);
 }
 
@@ -177,4 +184,103 @@ fn members_change_one_by_one() {
     assert_eq!((members.voters, members.learners), (two, one));
     nodes.put("c", "3");
     nodes.agree(3);
+}
+
+/// Submits `count` commands of about a kilobyte, and waits until all are committed.
+fn load(nodes: &Nodes, prefix: &str, count: u64) {
+    let leader = nodes.leader();
+    let (done, answered) = std::sync::mpsc::sync_channel(10_000);
+    leader.block_on(async {
+        for n in 0..count {
+            let done = done.clone();
+            let command = format!("{prefix}{n}={}", "v".repeat(1000)).into();
+            leader
+                .group
+                .submit(command, move |outcome| done.send(outcome).unwrap())
+                .await;
+        }
+    });
+    for _ in 0..count {
+        answered.recv_timeout(SOON).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_follower_behind_the_purge_gets_a_snapshot_under_load() {
+    let mut nodes = Nodes::formed(Config {
+        checkpoint_bytes: 64 << 10,
+        log_retain_bytes: 16 << 10,
+        ..quick()
+    });
+    nodes.put("a", "1");
+    nodes.agree(1);
+    let late = nodes.follower().id.0;
+    nodes.kill(late);
+    load(&nodes, "k", 2000);
+    eventually("a purge", || {
+        (nodes.leader().group.metrics().purged > 100).then_some(())
+    });
+    nodes.start_node(late);
+    load(&nodes, "k", 3000);
+    nodes.agree(5001);
+    let late_node = nodes.node(late);
+    assert!(!late_node.seen.jumps.lock().unwrap().is_empty());
+    // What was installed is on disk.
+    nodes.kill(late);
+    nodes.start_node(late);
+    nodes.put("b", "2");
+    nodes.agree(5002);
+}
+
+#[test]
+fn a_tail_that_lags_holds_the_log_up_to_a_limit() {
+    let nodes = Nodes::formed(Config {
+        checkpoint_bytes: 64 << 10,
+        log_retain_bytes: 16 << 10,
+        log_hold_bytes_max: 2 << 20,
+        ..quick()
+    });
+    nodes.put("a", "1");
+    let leader = nodes.leader();
+    leader.hold.store(2, Ordering::Relaxed);
+    load(&nodes, "k", 1000);
+    eventually("a checkpoint", || {
+        (leader.group.metrics().checkpoint > 500).then_some(())
+    });
+    let read = || {
+        leader
+            .block_on(leader.group.read_log(2..u64::MAX, 64 << 10))
+            .unwrap()
+    };
+    assert!(read().first <= 2);
+    load(&nodes, "l", 3000);
+    eventually("a purge beyond the hold", || {
+        (read().first > 2).then_some(())
+    });
+    leader.hold.store(u64::MAX, Ordering::Relaxed);
+    let range = read();
+    assert_eq!(
+        range.commands.first().map(|(index, _)| *index),
+        Some(range.first)
+    );
+}
+
+#[test]
+fn a_call_for_another_node_is_refused() {
+    let nodes = Nodes::formed(quick());
+    let (one, two) = (nodes.node(1), nodes.node(2));
+    // The address of node 2 under the name of node 9.
+    let directory = one.channels.directory();
+    let address = directory.address(two.id).unwrap();
+    directory.set(NodeId(9), address);
+    let refused = one.block_on(async {
+        let channel = one.channels.to(NodeId(9), Purpose::Control);
+        let mut client = RaftClient::new(channel);
+        client
+            .vote(proto::VoteRequest::default())
+            .await
+            .unwrap_err()
+    });
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains(&two.id.to_string()), "{refused}");
 }
