@@ -155,7 +155,7 @@ impl<M: StateMachine> RaftGroup<M> {
                 source: io::Error::other(fatal.to_string()),
             })?;
         let stop = CancellationToken::new();
-        let (leadership, fatal) = watch_raft(&raft, node, stop.clone());
+        let (leadership, fatal) = watch_raft(&raft, group, node, stop.clone());
         let retention = Retention {
             raft: raft.clone(),
             shared: Arc::clone(&shared),
@@ -511,42 +511,50 @@ type Watched = (
 );
 
 /// Turns the library's metrics into what the rest of the node watches.
-fn watch_raft<M: StateMachine>(raft: &Raft<M>, node: NodeId, stop: CancellationToken) -> Watched {
-    let mut metrics = raft.metrics();
+fn watch_raft<M: StateMachine>(
+    raft: &Raft<M>,
+    group: GroupId,
+    node: NodeId,
+    stop: CancellationToken,
+) -> Watched {
+    let metrics = raft.metrics();
+    // These change with the leader and the members only, not with every entry.
+    let mut server = raft.server_metrics();
     let (leadership, watched_leadership) = watch::channel(Leadership::default());
     let (fatal, watched_fatal) = watch::channel(None);
     tokio::spawn(async move {
         loop {
-            let (now, failure) = {
-                let metrics = metrics.borrow_watched();
-                let is_here = metrics.state == ServerState::Leader;
-                let now = Leadership {
-                    term: metrics.current_term,
-                    leader: metrics.current_leader.map(NodeId),
-                    is_here: is_here && metrics.current_leader == Some(node.0),
-                };
-                let failure = match &metrics.running_state {
-                    Ok(()) | Err(Fatal::<Types>::Stopped) => None,
-                    Err(failure) => Some(failure.to_string()),
-                };
-                (now, failure)
+            let now = {
+                let server = server.borrow_watched();
+                let leader = server.current_leader.map(NodeId);
+                Leadership {
+                    term: server.vote.leader_id.term,
+                    leader,
+                    is_here: server.state == ServerState::Leader && leader == Some(node),
+                }
             };
-            leadership.send_if_modified(|then| std::mem::replace(then, now) != now);
-            if let Some(failure) = failure {
-                tracing::error!(%node, %failure, "raft group stopped itself");
-                fatal.send_replace(Some(failure.into()));
+            if leadership.send_if_modified(|then| std::mem::replace(then, now) != now) {
+                let leader = now.leader.map(tracing::field::display);
+                tracing::info!(%group, term = now.term, leader, "leader of the group");
             }
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { break },
+                changed = server.changed() => if changed.is_err() { break },
                 () = stop.cancelled() => break,
             }
         }
-        leadership.send_if_modified(|then| {
-            let was = then.leader.is_some();
+        // The library's task has ended, or is about to.
+        leadership.send_modify(|then| {
             then.leader = None;
             then.is_here = false;
-            was
         });
+        let failure = match &metrics.borrow_watched().running_state {
+            Ok(()) | Err(Fatal::<Types>::Stopped) => None,
+            Err(failure) => Some(failure.to_string()),
+        };
+        if let Some(failure) = failure {
+            tracing::error!(%group, failure, "raft group stopped itself");
+            fatal.send_replace(Some(failure.into()));
+        }
     });
     (watched_leadership, watched_fatal)
 }

@@ -9,7 +9,8 @@ use super::entry::{Reply, Types};
 /// Why a command has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This node does not lead the group (or is just handing over). Provably not proposed: repeating elsewhere is safe.
+    /// This node does not lead the group, is just handing over, or has not heard from a majority for as long as a lease (also right after
+    /// an election: try again). Provably not proposed: repeating elsewhere is safe.
     #[error("not the leader of the group")]
     NotLeader {
         /// The leader, if one is known.

@@ -2,5 +2,6 @@
 
 mod checkpoint;
 mod cluster;
+mod fatal;
 mod harness;
 mod log_suite;

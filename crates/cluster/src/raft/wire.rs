@@ -56,7 +56,13 @@ pub(super) fn append(request: AppendEntriesRequest<Types>) -> proto::AppendReque
 pub(super) fn to_append(
     request: proto::AppendRequest,
 ) -> Result<AppendEntriesRequest<Types>, Status> {
-    let first = request.prev.as_ref().map_or(0, |prev| prev.index + 1);
+    let first = request.prev.as_ref().map_or(Some(0), |prev| {
+        let first = prev.index.checked_add(1)?;
+        // No index may overflow further on.
+        first.checked_add(request.entries.len() as u64 + 1)?;
+        Some(first)
+    });
+    let first = first.ok_or_else(|| Status::invalid_argument("an index is out of range"))?;
     let entries = (first..)
         .zip(request.entries)
         .map(|(index, entry)| entry::decode(index, entry.tag, entry.payload))

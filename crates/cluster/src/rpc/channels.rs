@@ -41,7 +41,7 @@ pub enum Purpose {
     Forwarding,
 }
 
-/// All channels of this node. Cheap to clone.
+/// All channels of this node. Cheap to clone. Used inside a tokio runtime, on which the connections then run.
 #[derive(Clone)]
 pub struct Channels {
     inner: Arc<Inner>,

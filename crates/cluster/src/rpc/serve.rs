@@ -19,7 +19,8 @@ const STREAMS_MAX: u32 = 4096;
 /// The largest message that a service should decode; raise tonic's own limit to it with `max_decoding_message_size`.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Serves all services of this node until `stop` resolves, then tells callers to go elsewhere and waits for calls under way.
+/// Serves all services of this node until `stop` resolves, then tells callers to go elsewhere and waits for calls under way: those
+/// who serve streams end them (a group does so when it is stopped).
 ///
 /// # Errors
 /// When the listener fails for good.
