@@ -106,13 +106,23 @@ impl Decoder {
             return Ok(None);
         }
         buf.advance(header.header_bytes);
-        // An empty body must not make the buffer a shared one.
-        let body = if header.remaining_bytes == 0 {
-            Bytes::new()
+        // PUBLISH has a way of its own: it is nearly all of the traffic, and it keeps its body.
+        if packet_type == PacketType::Publish {
+            return match self.publish(header, buf) {
+                Ok(publish) => Ok(Some(Packet::Publish(publish))),
+                Err(fault) => Err(self.error(Some(packet_type), fault)),
+            };
+        }
+        let mut body = split_body(header, buf);
+        let version = if packet_type == PacketType::Connect {
+            self.split_version(&mut body)?
         } else {
-            buf.split_to(header.remaining_bytes).freeze()
+            self.known_version()
         };
-        self.packet(packet_type, header, body).map(Some)
+        match self.parse(packet_type, header, version, &body) {
+            Ok(packet) => Ok(Some(packet)),
+            Err(fault) => Err(self.error(Some(packet_type), fault)),
+        }
     }
 
     /// The fixed header, once it is complete, and what it alone can break.
@@ -137,32 +147,60 @@ impl Decoder {
         Ok(Some(header))
     }
 
-    fn packet(
-        &mut self,
+    /// Takes the protocol version from the body of a CONNECT. Only the first one decides; a second CONNECT is an error
+    /// that the session finds.
+    fn split_version(&mut self, body: &mut Bytes) -> Result<ProtocolVersion, DecodeError> {
+        let version = connect::split_protocol(body, &self.limits)?;
+        self.version.get_or_insert(version);
+        Ok(version)
+    }
+
+    /// The version, behind the check of the header.
+    #[inline]
+    fn known_version(&self) -> ProtocolVersion {
+        self.version
+            .expect("only CONNECT passes the check of the header before the version is known")
+    }
+
+    #[inline(always)]
+    fn publish(&self, header: FixedHeader, buf: &mut BytesMut) -> Result<Publish, Fault> {
+        let version = self.known_version();
+        check_padding(version, header)?;
+        let body = split_body(header, buf);
+        Publish::decode(header.flags, version, self.role, &self.limits, body)
+    }
+
+    /// Parses the body of any packet but PUBLISH; that of CONNECT starts behind the protocol version.
+    #[inline(never)]
+    fn parse(
+        &self,
         packet_type: PacketType,
         header: FixedHeader,
-        body: Bytes,
-    ) -> Result<Packet, DecodeError> {
-        let mut body = body;
-        let version = if packet_type == PacketType::Connect {
-            let version = connect::split_protocol(&mut body, &self.limits)?;
-            // A second CONNECT is an error that the session finds; it changes nothing here.
-            *self.version.get_or_insert(version)
-        } else {
-            self.version
-                .expect("only a CONNECT passes the check of the header before the version is known")
+        version: ProtocolVersion,
+        body: &Bytes,
+    ) -> Result<Packet, Fault> {
+        check_padding(version, header)?;
+        let mut reader = Reader::new(body, version, &self.limits);
+        let packet = match packet_type {
+            PacketType::Publish => unreachable!("PUBLISH has a way of its own"),
+            PacketType::Connect => Packet::Connect(Box::new(Connect::decode(&mut reader)?)),
+            PacketType::ConnAck => Packet::ConnAck(ConnAck::decode(&mut reader)?),
+            PacketType::PubAck => Packet::PubAck(Ack::decode(packet_type, &mut reader)?),
+            PacketType::PubRec => Packet::PubRec(Ack::decode(packet_type, &mut reader)?),
+            PacketType::PubRel => Packet::PubRel(Ack::decode(packet_type, &mut reader)?),
+            PacketType::PubComp => Packet::PubComp(Ack::decode(packet_type, &mut reader)?),
+            PacketType::Subscribe => Packet::Subscribe(Subscribe::decode(&mut reader)?),
+            PacketType::SubAck => Packet::SubAck(SubAck::decode(&mut reader)?),
+            PacketType::Unsubscribe => Packet::Unsubscribe(Unsubscribe::decode(&mut reader)?),
+            PacketType::UnsubAck => Packet::UnsubAck(UnsubAck::decode(&mut reader)?),
+            PacketType::PingReq => Packet::PingReq,
+            PacketType::PingResp => Packet::PingResp,
+            PacketType::Disconnect => Packet::Disconnect(Disconnect::decode(&mut reader)?),
+            PacketType::Auth => Packet::Auth(Auth::decode(&mut reader)?),
         };
-        // [MQTT-1.5.5-1] Before version 5 there was no such rule, and there are clients that pad.
-        if version.has_properties() && header.is_padded() {
-            let fault = Fault::malformed(
-                "MQTT-1.5.5-1",
-                "the remaining length is not in its shortest form",
-            );
-            return Err(self.error(Some(packet_type), fault));
-        }
-        parse(packet_type, header.flags, body, version, &self.limits)
-            .and_then(|packet| self.role.check(version, &packet).map(|()| packet))
-            .map_err(|fault| self.error(Some(packet_type), fault))
+        reader.finish()?;
+        self.role.check(version, &packet)?;
+        Ok(packet)
     }
 
     #[cold]
@@ -175,35 +213,24 @@ impl Decoder {
     }
 }
 
-/// Parses a body, which for CONNECT starts behind the protocol version.
-fn parse(
-    packet_type: PacketType,
-    flags: u8,
-    body: Bytes,
-    version: ProtocolVersion,
-    limits: &Limits,
-) -> Result<Packet, Fault> {
-    let mut reader = Reader::new(&body, version, limits);
-    let packet = match packet_type {
-        PacketType::Publish => {
-            let (publish, payload_at) = Publish::decode(flags, reader)?;
-            return Ok(Packet::Publish(publish.with_payload(body, payload_at)));
-        }
-        PacketType::Connect => Packet::Connect(Box::new(Connect::decode(&mut reader)?)),
-        PacketType::ConnAck => Packet::ConnAck(ConnAck::decode(&mut reader)?),
-        PacketType::PubAck => Packet::PubAck(Ack::decode(packet_type, &mut reader)?),
-        PacketType::PubRec => Packet::PubRec(Ack::decode(packet_type, &mut reader)?),
-        PacketType::PubRel => Packet::PubRel(Ack::decode(packet_type, &mut reader)?),
-        PacketType::PubComp => Packet::PubComp(Ack::decode(packet_type, &mut reader)?),
-        PacketType::Subscribe => Packet::Subscribe(Subscribe::decode(&mut reader)?),
-        PacketType::SubAck => Packet::SubAck(SubAck::decode(&mut reader)?),
-        PacketType::Unsubscribe => Packet::Unsubscribe(Unsubscribe::decode(&mut reader)?),
-        PacketType::UnsubAck => Packet::UnsubAck(UnsubAck::decode(&mut reader)?),
-        PacketType::PingReq => Packet::PingReq,
-        PacketType::PingResp => Packet::PingResp,
-        PacketType::Disconnect => Packet::Disconnect(Disconnect::decode(&mut reader)?),
-        PacketType::Auth => Packet::Auth(Auth::decode(&mut reader)?),
-    };
-    reader.finish()?;
-    Ok(packet)
+/// Splits the body off the buffer, without a copy.
+#[inline(always)]
+fn split_body(header: FixedHeader, buf: &mut BytesMut) -> Bytes {
+    // An empty body must not make the buffer a shared one.
+    if header.remaining_bytes == 0 {
+        return Bytes::new();
+    }
+    buf.split_to(header.remaining_bytes).freeze()
+}
+
+/// [MQTT-1.5.5-1] for the remaining length. Before version 5 there was no such rule, and there are clients that pad.
+#[inline]
+fn check_padding(version: ProtocolVersion, header: FixedHeader) -> Result<(), Fault> {
+    if version.has_properties() && header.is_padded() {
+        return Err(Fault::malformed(
+            "MQTT-1.5.5-1",
+            "the remaining length is not in its shortest form",
+        ));
+    }
+    Ok(())
 }

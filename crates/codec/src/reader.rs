@@ -1,5 +1,7 @@
 //! Takes the fields of one packet from its bytes (section 1.5).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::error::Fault;
@@ -20,6 +22,7 @@ pub(crate) struct Reader<'a> {
 const TRUNCATED: Fault = Fault::malformed("1.5", "a field reaches beyond the packet");
 
 impl<'a> Reader<'a> {
+    #[inline(always)]
     pub(crate) fn new(body: &'a Bytes, version: ProtocolVersion, limits: &'a Limits) -> Self {
         Self {
             body,
@@ -51,9 +54,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether a string or binary data without content comes next.
-    pub(crate) fn next_is_empty_field(&self) -> bool {
-        self.body[self.at..self.end].starts_with(&[0, 0])
+    /// Passes over a string or binary data without content, if that comes next.
+    #[inline(always)]
+    pub(crate) fn skip_empty_field(&mut self) -> bool {
+        let is_empty = self.body[self.at..self.end].starts_with(&[0, 0]);
+        self.at += if is_empty { 2 } else { 0 };
+        is_empty
+    }
+
+    /// Passes over a block of properties without content, if that comes next.
+    #[inline(always)]
+    pub(crate) fn skip_empty_block(&mut self) -> bool {
+        let is_empty = self.body[self.at..self.end].first() == Some(&0);
+        self.at += usize::from(is_empty);
+        is_empty
     }
 
     /// Splits off the next `bytes` bytes as a reader of their own.
@@ -67,6 +81,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over `bytes` bytes and tells where they start.
+    #[inline(always)]
     fn take(&mut self, bytes: usize) -> Result<usize, Fault> {
         let start = self.at;
         if self.end - start < bytes {
@@ -76,6 +91,7 @@ impl<'a> Reader<'a> {
         Ok(start)
     }
 
+    #[inline(always)]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let rest = &self.body[self.at..self.end];
         let bytes = *rest.first_chunk::<N>().ok_or(TRUNCATED)?;
@@ -83,10 +99,12 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    #[inline(always)]
     pub(crate) fn u8(&mut self) -> Result<u8, Fault> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    #[inline(always)]
     pub(crate) fn u16(&mut self) -> Result<u16, Fault> {
         self.array().map(u16::from_be_bytes)
     }
@@ -117,34 +135,46 @@ impl<'a> Reader<'a> {
         ))
     }
 
-    /// Binary data with a length of two bytes, sharing the packet's bytes.
-    pub(crate) fn binary(&mut self) -> Result<Bytes, Fault> {
+    /// Where the content of a string or binary data lies.
+    #[inline(always)]
+    fn field(&mut self) -> Result<Range<usize>, Fault> {
         let bytes = usize::from(self.u16()?);
         let start = self.take(bytes)?;
-        Ok(self.body.slice(start..self.at))
+        Ok(start..self.at)
+    }
+
+    /// Binary data with a length of two bytes, sharing the packet's bytes.
+    pub(crate) fn binary(&mut self) -> Result<Bytes, Fault> {
+        let field = self.field()?;
+        Ok(self.body.slice(field))
     }
 
     pub(crate) fn text(&mut self) -> Result<Text, Fault> {
-        Ok(Text::try_from(self.binary()?)?)
+        let field = self.field()?;
+        Ok(Text::slice(self.body, field)?)
     }
 
     /// A Topic Name of no more levels than the limit.
+    #[inline(always)]
     pub(crate) fn topic_name(&mut self) -> Result<TopicName, Fault> {
-        let topic = TopicName::try_from(self.binary()?)?;
-        if self.is_too_deep(topic.as_str()) {
+        let field = self.field()?;
+        if self.is_too_deep(&self.body[field.clone()]) {
             return Err(Fault::new(
                 ReasonCode::TopicNameInvalid,
                 "4.7.3",
                 "a topic has more levels than the limit",
             ));
         }
-        Ok(topic)
+        match TopicName::slice(self.body, field) {
+            Ok(topic) => Ok(topic),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A Topic Filter of no more levels than the limit.
     pub(crate) fn topic_filter(&mut self) -> Result<TopicFilter, Fault> {
         let filter = TopicFilter::try_from(self.binary()?)?;
-        if self.is_too_deep(filter.filter()) {
+        if self.is_too_deep(filter.filter().as_bytes()) {
             return Err(Fault::new(
                 ReasonCode::TopicFilterInvalid,
                 "4.7.3",
@@ -154,13 +184,15 @@ impl<'a> Reader<'a> {
         Ok(filter)
     }
 
-    fn is_too_deep(&self, topic: &str) -> bool {
+    #[inline(always)]
+    fn is_too_deep(&self, topic: &[u8]) -> bool {
         let levels_max = self.limits.topic_levels_max;
         // A topic of n bytes has at most n + 1 levels, so short ones need no count.
         topic.len() >= levels_max
-            && topic.bytes().filter(|byte| *byte == b'/').count() >= levels_max
+            && topic.iter().filter(|byte| **byte == b'/').count() >= levels_max
     }
 
+    #[inline(always)]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, Fault> {
         // [MQTT-2.2.1-3], [MQTT-2.2.1-4]
         PacketId::new(self.u16()?)

@@ -13,7 +13,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Checks that the other end may send this packet.
+    /// Checks that the other end may send this packet. For PUBLISH, which has another way, its properties' reader does.
     pub(crate) fn check(self, version: ProtocolVersion, packet: &Packet) -> Result<(), Fault> {
         match self {
             Self::Server => check_client_packet(packet),
@@ -24,10 +24,6 @@ impl Role {
 
 fn check_client_packet(packet: &Packet) -> Result<(), Fault> {
     match packet {
-        Packet::Publish(publish) if !publish.subscription_ids.is_empty() => Err(Fault::protocol(
-            "MQTT-3.3.4-6",
-            "a client's PUBLISH has a subscription identifier",
-        )),
         Packet::Disconnect(disconnect) if !client_may_give(disconnect.reason) => {
             Err(Fault::protocol(
                 "3.14.2.1",

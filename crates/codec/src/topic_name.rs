@@ -3,9 +3,11 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::text::Scan;
 use crate::{Text, TextError};
 
 /// The topic of an Application Message: not empty, no wildcards.
@@ -49,6 +51,24 @@ impl TopicName {
         Self::try_from(Text::from_static(topic)).expect("the caller wrote a valid topic name")
     }
 
+    /// The part of a packet's body that is a topic.
+    #[inline(always)]
+    pub(crate) fn slice(body: &Bytes, range: Range<usize>) -> Result<Self, TopicError> {
+        let found = Scan::of(&body[range.clone()]);
+        Self::of_scanned(Text::slice_scanned(body, range, found)?, found)
+    }
+
+    #[inline(always)]
+    fn of_scanned(text: Text, found: Scan) -> Result<Self, TopicError> {
+        if text.is_empty() {
+            return Err(TopicError::Empty);
+        }
+        if found.wildcard {
+            return Err(TopicError::WildcardInName);
+        }
+        Ok(Self(text))
+    }
+
     /// The topic as a string slice.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
@@ -81,23 +101,9 @@ impl TryFrom<Text> for TopicName {
     type Error = TopicError;
 
     fn try_from(text: Text) -> Result<Self, TopicError> {
-        check(text.as_bytes())?;
-        Ok(Self(text))
+        let found = Scan::of(text.as_bytes());
+        Self::of_scanned(text, found)
     }
-}
-
-fn check(bytes: &[u8]) -> Result<(), TopicError> {
-    if bytes.is_empty() {
-        return Err(TopicError::Empty);
-    }
-    // No early exit: so the compiler can look at many bytes at a time.
-    if bytes
-        .iter()
-        .fold(false, |found, byte| found | matches!(byte, b'+' | b'#'))
-    {
-        return Err(TopicError::WildcardInName);
-    }
-    Ok(())
 }
 
 impl TryFrom<Bytes> for TopicName {

@@ -14,8 +14,8 @@ use crate::property::{
 use crate::reader::Reader;
 use crate::sink::{Measure, Sink};
 use crate::{
-    Message, MessageProperties, PacketId, ProtocolVersion, PublishHeader, QoS, ReasonCode,
-    TopicName,
+    Limits, Message, MessageProperties, PacketId, ProtocolVersion, PublishHeader, QoS, ReasonCode,
+    Role, TopicName,
 };
 
 /// A PUBLISH packet as it was received. `Debug` shows the payload's size only.
@@ -62,83 +62,66 @@ const RETAIN: u8 = 0b0001;
 const DUP: u8 = 0b1000;
 
 impl Publish {
-    /// Parses all but the payload, and tells where in the body that starts.
-    pub(crate) fn decode(flags: u8, mut reader: Reader<'_>) -> Result<(Self, usize), Fault> {
-        let qos = QoS::from_u8(flags >> 1 & 0b11)
-            .ok_or(Fault::malformed("MQTT-3.3.1-4", "a PUBLISH has QoS 3"))?;
-        let mut dup = flags & DUP != 0;
-        if dup && qos == QoS::AtMostOnce {
-            // 3.1 gives the flag no meaning here, and does not forbid it.
-            if reader.version > ProtocolVersion::V3_1 {
-                return Err(Fault::malformed(
-                    "MQTT-3.3.1-2",
-                    "a PUBLISH at QoS 0 has DUP",
-                ));
-            }
-            dup = false;
-        }
-        let topic = read_topic(&mut reader)?;
-        let packet_id = if qos == QoS::AtMostOnce {
+    /// Takes a body apart; the payload is what is left of it.
+    // Inlined, and put together only at the end: a packet is large enough that moving it about costs more than reading it.
+    #[inline(always)]
+    pub(crate) fn decode(
+        flags: u8,
+        version: ProtocolVersion,
+        role: Role,
+        limits: &Limits,
+        mut body: Bytes,
+    ) -> Result<Self, Fault> {
+        let (dup, qos) = read_delivery_flags(flags, version)?;
+        let mut reader = Reader::new(&body, version, limits);
+        // Version 5 allows an empty topic with a topic alias.
+        let topic = if version.has_properties() && reader.skip_empty_field() {
             None
         } else {
-            Some(reader.packet_id()?)
+            Some(reader.topic_name()?)
         };
-        let mut publish = Self {
+        let packet_id = if qos > QoS::AtMostOnce {
+            Some(reader.packet_id()?)
+        } else {
+            None
+        };
+        let (topic_alias, subscription_ids, properties, payload_at) =
+            if version.has_properties() && !reader.skip_empty_block() {
+                // The reader is given away as a copy, so that this one can stay in registers.
+                let block = PublishProperties::decode(role, reader)?;
+                (
+                    block.topic_alias,
+                    block.subscription_ids,
+                    block.of_message,
+                    block.end,
+                )
+            } else {
+                (None, SmallVec::new(), None, reader.position())
+            };
+        if topic.is_none() && topic_alias.is_none() {
+            return Err(Fault::protocol(
+                "3.3.2.1",
+                "a PUBLISH has neither topic nor topic alias",
+            ));
+        }
+        // An empty payload must not keep the buffer alive.
+        let payload = if payload_at < body.len() {
+            body.advance(payload_at);
+            body
+        } else {
+            Bytes::new()
+        };
+        Ok(Self {
             dup,
             qos,
             retain: flags & RETAIN != 0,
             packet_id,
             topic,
-            topic_alias: None,
-            subscription_ids: SmallVec::new(),
-            properties: None,
-            payload: Bytes::new(),
-        };
-        if reader.version.has_properties() {
-            publish.read_properties(&mut reader)?;
-            if publish.topic.is_none() && publish.topic_alias.is_none() {
-                return Err(Fault::protocol(
-                    "3.3.2.1",
-                    "a PUBLISH has neither topic nor topic alias",
-                ));
-            }
-        }
-        Ok((publish, reader.position()))
-    }
-
-    /// The packet with what follows `payload_at` as its payload, without a copy.
-    pub(crate) fn with_payload(mut self, mut body: Bytes, payload_at: usize) -> Self {
-        // An empty payload must not keep the buffer alive.
-        if payload_at < body.len() {
-            body.advance(payload_at);
-            self.payload = body;
-        }
-        self
-    }
-
-    fn read_properties(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
-        let mut block = PropertyReader::open(reader)?;
-        if block.values.is_empty() {
-            return Ok(());
-        }
-        let mut properties = MessageProperties::default();
-        while let Some(id) = block.next_id()? {
-            match id {
-                PropertyId::TopicAlias => {
-                    self.topic_alias = Some(topic_alias(block.values.u16()?)?)
-                }
-                PropertyId::SubscriptionIdentifier => {
-                    self.subscription_ids.push(block.subscription_id()?)
-                }
-                id => {
-                    if !properties.read(id, &mut block)? {
-                        return Err(MISPLACED);
-                    }
-                }
-            }
-        }
-        self.properties = boxed(properties);
-        Ok(())
+            topic_alias,
+            subscription_ids,
+            properties,
+            payload,
+        })
     }
 
     pub(crate) fn parts(&self) -> PublishParts<'_> {
@@ -160,13 +143,66 @@ impl Publish {
     }
 }
 
-/// The topic; `None` if it is empty, which version 5 allows with a topic alias.
-fn read_topic(reader: &mut Reader<'_>) -> Result<Option<TopicName>, Fault> {
-    if reader.version.has_properties() && reader.next_is_empty_field() {
-        reader.u16()?;
-        return Ok(None);
+/// DUP and QoS of the fixed header.
+fn read_delivery_flags(flags: u8, version: ProtocolVersion) -> Result<(bool, QoS), Fault> {
+    let Some(qos) = QoS::from_u8(flags >> 1 & 0b11) else {
+        return Err(Fault::malformed("MQTT-3.3.1-4", "a PUBLISH has QoS 3"));
+    };
+    let dup = flags & DUP != 0;
+    if dup && qos == QoS::AtMostOnce {
+        // 3.1 gives the flag no meaning here, and does not forbid it.
+        if version == ProtocolVersion::V3_1 {
+            return Ok((false, qos));
+        }
+        return Err(Fault::malformed(
+            "MQTT-3.3.1-2",
+            "a PUBLISH at QoS 0 has DUP",
+        ));
     }
-    reader.topic_name().map(Some)
+    Ok((dup, qos))
+}
+
+/// The properties of a PUBLISH, those of the packet apart from those of the message.
+#[derive(Default)]
+struct PublishProperties {
+    topic_alias: Option<NonZeroU16>,
+    subscription_ids: SmallVec<[u32; 1]>,
+    of_message: Option<Box<MessageProperties>>,
+    /// Where in the body the block ends and the payload starts.
+    end: usize,
+}
+
+impl PublishProperties {
+    #[inline(never)]
+    fn decode(role: Role, mut reader: Reader<'_>) -> Result<Self, Fault> {
+        let mut properties = Self::default();
+        let mut of_message = MessageProperties::default();
+        let mut block = PropertyReader::open(&mut reader)?;
+        while let Some(id) = block.next_id()? {
+            match id {
+                PropertyId::TopicAlias => {
+                    properties.topic_alias = Some(topic_alias(block.values.u16()?)?);
+                }
+                PropertyId::SubscriptionIdentifier => {
+                    properties.subscription_ids.push(block.subscription_id()?);
+                }
+                id => {
+                    if !of_message.read(id, &mut block)? {
+                        return Err(MISPLACED);
+                    }
+                }
+            }
+        }
+        if role == Role::Server && !properties.subscription_ids.is_empty() {
+            return Err(Fault::protocol(
+                "MQTT-3.3.4-6",
+                "a client's PUBLISH has a subscription identifier",
+            ));
+        }
+        properties.of_message = boxed(of_message);
+        properties.end = reader.position();
+        Ok(properties)
+    }
 }
 
 fn topic_alias(alias: u16) -> Result<NonZeroU16, Fault> {
@@ -233,6 +269,13 @@ impl<'a> PublishParts<'a> {
         byte
     }
 
+    const fn has_properties(&self) -> bool {
+        self.topic_alias.is_some()
+            || self.expiry_interval_s.is_some()
+            || !self.subscription_ids.is_empty()
+            || self.properties.is_some()
+    }
+
     fn put_properties<S: Sink>(&self, sink: &mut S) {
         if let Some(alias) = self.topic_alias {
             sink.property_u16(PropertyId::TopicAlias, alias.get());
@@ -264,10 +307,14 @@ impl Body for PublishParts<'_> {
             }
         }
         if version.has_properties() {
-            let mut measure = Measure::default();
-            self.put_properties(&mut measure);
-            put_length(measure.bytes(), sink);
-            self.put_properties(sink);
+            if self.has_properties() {
+                let mut measure = Measure::default();
+                self.put_properties(&mut measure);
+                put_length(measure.bytes(), sink);
+                self.put_properties(sink);
+            } else {
+                sink.u8(0);
+            }
         }
         sink.raw(self.payload);
     }
