@@ -6,18 +6,15 @@
 //!
 //! ```text
 //! callers --> queue --> committer --> segment files
-//!                          ^  spare segments, compaction
-//!                        keeper
+//!                  ^           ^
+//!                  moves       spares
+//!                  `- keeper --'
 //! ```
 //! Votes, truncations and purges are records in the same order as entries. When a write or sync
 //! fails, the log stops for good: what is on disk is unknown until a new process has recovered it.
 
-#![expect(
-    dead_code,
-    reason = "compaction of old segments follows in a change of its own"
-)]
-
 mod committer;
+mod compaction;
 mod group;
 mod keeper;
 mod metrics;
@@ -64,21 +61,27 @@ pub struct Options {
     /// Length of a segment file, a multiple of 4096, at least 64 KiB. Default 64 MiB.
     pub segment_bytes: u32,
     /// Segments kept ready beside the one being written. They are the reserve when the disk is
-    /// full. Default 3.
+    /// full. Default 2.
     pub spare_segments: usize,
     /// Payloads of durable entries kept in memory, of all groups. Default 64 MiB.
     pub cache_bytes: usize,
     /// Bytes that may wait for the committer; appends beyond wait. Default 64 MiB.
     pub queue_bytes: usize,
+    /// With less room on the disk, space is [`Space::Soft`]. Default 256 MiB.
+    pub soft_free_bytes: u64,
+    /// With less room on the disk, space is [`Space::Hard`]. Default 64 MiB.
+    pub hard_free_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            spare_segments: 3,
+            spare_segments: 2,
             cache_bytes: 64 << 20,
             queue_bytes: 64 << 20,
+            soft_free_bytes: 256 << 20,
+            hard_free_bytes: 64 << 20,
         }
     }
 }
@@ -124,6 +127,7 @@ struct Shared {
     landed_segment: AtomicU32,
     groups: RwLock<HashMap<u32, Arc<GroupCell>, foldhash::fast::RandomState>>,
     metrics: metrics::Counters,
+    space: space::Watched,
 }
 
 impl Log {
@@ -161,6 +165,7 @@ impl Log {
             landed_segment: AtomicU32::new(found.active.number),
             groups: RwLock::new(groups),
             metrics: metrics::Counters::default(),
+            space: space::Watched::default(),
         });
         for spare in found.spares {
             shared.spares.add(spare);
@@ -180,8 +185,9 @@ impl Log {
     }
 
     /// Appends entries that follow the last one of the group. They can be read at once; `done` is
-    /// called when they are durable, on the committer's thread, in the order of all operations. It
-    /// must be short and must not call into the log.
+    /// called when they are durable, on the committer's thread, in the order of all operations (on a
+    /// full disk, other groups' operations and purges of what is durable may overtake). It must be
+    /// short and must not wait for the log.
     ///
     /// Payloads stay in memory for a while: copy small ones out of big buffers before.
     /// Waits while more than [`Options::queue_bytes`] are queued; [`poll_room`](Self::poll_room)
@@ -239,7 +245,7 @@ impl Log {
         let cell = self.shared.group_or_new(group);
         let mut state = cell.lock();
         self.push(What::Vote(cell.clone(), vote.clone()), Box::new(done))?;
-        state.vote.value = Some(vote);
+        state.vote.set(vote);
         Ok(())
     }
 
@@ -258,8 +264,10 @@ impl Log {
                 done: None,
             })?;
             state.committed_is_queued = true;
+            state.committed.set(committed);
+        } else {
+            state.committed.value = Some(committed);
         }
-        state.committed.value = Some(committed);
         Ok(())
     }
 
@@ -299,8 +307,15 @@ impl Log {
             Some(newest) if newest.index > purged.index => newest.clone(),
             _ => purged,
         };
+        let is_durable = newest.index < state.durable_next();
         let freed = state.purge(newest.clone());
-        self.push(What::Purge(cell.clone(), newest, freed), Box::new(done))
+        let what = What::Purge {
+            group: cell.clone(),
+            purged: newest,
+            freed,
+            is_durable,
+        };
+        self.push(what, Box::new(done))
     }
 
     /// Forgets a group. The same id may be used again at once; it starts empty.
@@ -407,6 +422,17 @@ impl Log {
         })
     }
 
+    /// How much room the disk has.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        self.shared.space.now()
+    }
+
+    /// Ready when the room on the disk is another than `known`. The waker is woken once.
+    pub fn poll_space(&self, known: Space, waker: &Waker) -> Poll<Space> {
+        self.shared.space.poll(known, waker)
+    }
+
     /// Ready when an operation would not wait for room in the queue. The waker is woken once.
     pub fn poll_room(&self, waker: &Waker) -> Poll<()> {
         self.shared.queue.poll_room(waker)
@@ -437,7 +463,7 @@ impl Log {
             live_bytes: segments.iter().map(|segment| segment.live_bytes()).sum(),
             queued_bytes: shared.queue.bytes() as u64,
             moved_bytes: shared.metrics.moved_bytes(),
-            space: Space::Ok,
+            space: shared.space.now(),
         }
     }
 
@@ -507,6 +533,7 @@ struct Threads {
 impl Threads {
     fn end(&self) {
         self.shared.queue.close();
+        self.shared.spares.give_up_when_full();
         for thread in [&self.committer, &self.keeper] {
             let handle = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             // The last handle may go inside a `done`, on the committer's own thread.

@@ -3,20 +3,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::IDLE_AFTER;
 use super::Shared;
-use super::group::{Counted, Entry, Group, GroupCell, Place};
+use super::group::{Counted, Entry, Group, GroupCell, Landing, Place};
 use super::queue::{Operation, What, Work};
 use super::record::{HEADER_BYTES, Header, Kind, Position, encode, record_bytes};
 use super::segment::Segment;
 use super::slots::Slot;
+use super::space::Space;
 use crate::error::Error;
 
 /// Writes end on a page, so that the next page need not be read before it is written.
 const PAGE_BYTES: usize = 4096;
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// This part of a segment is not for entries as long as there is no spare: purges need it to make
+/// room.
+const RESERVE_FRACTION: u32 = 16;
+const WAIT_FOR_ROOM: Duration = Duration::from_millis(50);
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
@@ -59,9 +64,17 @@ impl Committer {
 
     /// Runs until the log is closed, or a write or sync fails.
     pub(super) fn run(mut self) {
+        let _guard = StopOnPanic(self.shared.clone());
         loop {
             let idle_after = (self.announced < self.synced).then_some(IDLE_AFTER);
-            let (mut batch, result) = match self.shared.queue.take(BATCH_BYTES, idle_after) {
+            let (mut batch, result) = match self.shared.queue.take(self.batch_bytes(), idle_after) {
+                Work::Batch(batch) if !self.has_room_for(&batch) => {
+                    self.shared.queue.put_back(batch);
+                    if let Err(error) = self.wait_for_room() {
+                        return self.stop(Vec::new(), &error);
+                    }
+                    continue;
+                }
                 Work::Batch(batch) => {
                     let result = self.commit(&batch);
                     (batch, result)
@@ -81,6 +94,45 @@ impl Committer {
         if let Err(error) = self.write_idle(&[]).and_then(|()| self.sync()) {
             tracing::warn!(%error, "last watermark not written");
         }
+    }
+
+    /// A batch spans two segments at most, unless a single operation is longer.
+    fn batch_bytes(&self) -> usize {
+        BATCH_BYTES_MAX.min(self.segment.bytes as usize / 4)
+    }
+
+    fn has_room_for(&self, batch: &[Operation]) -> bool {
+        let needed: usize = batch.iter().map(|o| o.what.records_bytes()).sum();
+        let reserve = (self.segment.bytes / RESERVE_FRACTION) as usize;
+        self.end() as usize + needed + reserve <= self.segment.bytes as usize
+            || self.shared.spares.wait(Duration::ZERO)
+    }
+
+    /// There is no spare. If that is because the disk is full, entries wait, in order, and what
+    /// makes room overtakes them.
+    fn wait_for_room(&mut self) -> Result<(), Error> {
+        self.shared.spares.call_keeper();
+        while !self.shared.spares.wait(WAIT_FOR_ROOM) {
+            if !self.shared.spares.is_full() {
+                continue;
+            }
+            if self.shared.queue.is_closed() {
+                return Err(Error::Closed);
+            }
+            self.shared.space.set(Space::Hard);
+            let end = self.end() as usize + 2 * HEADER_BYTES;
+            let room = (self.segment.bytes as usize).saturating_sub(end);
+            let mut batch = self.shared.queue.take_overtaking(room);
+            if batch.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.commit(&batch) {
+                self.shared.queue.put_back(batch);
+                return Err(error);
+            }
+            self.land(&mut batch);
+        }
+        Ok(())
     }
 
     fn commit(&mut self, batch: &[Operation]) -> Result<(), Error> {
@@ -118,10 +170,8 @@ impl Committer {
                 }
             }
             What::Move { group, entries } => {
-                for (entry, slot) in entries {
-                    // Purged or truncated since: not to be brought back.
-                    let still = group.lock().slots.get(entry.index).copied();
-                    if still == Some(*slot) {
+                for ((entry, _), is_there) in entries.iter().zip(still_there(group, entries)) {
+                    if is_there {
                         let header = record(Kind::Moved, group.id.0, entry.index, entry.term);
                         self.encode(header, &entry.payload)?;
                     } else {
@@ -142,7 +192,7 @@ impl Committer {
             What::Truncate(group, from, _) => {
                 self.encode(record(Kind::Truncate, group.id.0, *from, 0), &[])?;
             }
-            What::Purge(group, purged, _) => {
+            What::Purge { group, purged, .. } => {
                 let header = record(Kind::Purge, group.id.0, purged.index, purged.term);
                 self.encode(header, &purged.note)?;
             }
@@ -160,14 +210,10 @@ impl Committer {
     /// Always takes three places; none for what needs no copy.
     fn encode_registers(&mut self, group: &GroupCell, segment: u32) -> Result<(), Error> {
         let state = group.lock();
-        let is_there = |place: Place| place.segment == segment;
-        // A value in memory that is newer than its record has its own record in the queue behind.
-        let vote = state.vote.value.clone();
-        let vote = vote.filter(|_| is_there(state.vote.place));
-        let committed = state.committed.value.clone();
-        let committed = committed.filter(|_| is_there(state.committed.place));
-        let purged = state.purged.value.clone();
-        let purged = purged.filter(|_| is_there(state.purged.place));
+        // Where a newer value is queued, its record will do.
+        let vote = state.vote.value_in(segment).cloned();
+        let committed = state.committed.value_in(segment).cloned();
+        let purged = state.purged.value_in(segment).cloned();
         drop(state);
         self.encode_if_some(Kind::Vote, group, vote)?;
         self.encode_if_some(Kind::Committed, group, committed)?;
@@ -312,17 +358,17 @@ impl Committer {
                 let places = take_front(places, entries.len());
                 self.land_moved(group, entries, places);
             }
-            What::Vote(group, _) => self.land_register(group, places, |g| &mut g.vote.place),
+            What::Vote(group, _) => self.land_register(group, places, false, |g| &mut g.vote),
             What::Committed(group) => {
-                self.land_register(group, places, |g| &mut g.committed.place);
+                self.land_register(group, places, false, |g| &mut g.committed);
             }
             What::Truncate(group, _, freed) => {
                 take_front(places, 1);
                 group.lock().truncation_landed();
                 self.shared.free(freed);
             }
-            What::Purge(group, _, freed) => {
-                self.land_register(group, places, |g| &mut g.purged.place);
+            What::Purge { group, freed, .. } => {
+                self.land_register(group, places, false, |g| &mut g.purged);
                 self.shared.free(freed);
             }
             What::Remove(_, freed) => {
@@ -330,9 +376,9 @@ impl Committer {
                 self.shared.free(freed);
             }
             What::MoveRegisters(group, _) => {
-                self.land_register(group, places, |g| &mut g.vote.place);
-                self.land_register(group, places, |g| &mut g.committed.place);
-                self.land_register(group, places, |g| &mut g.purged.place);
+                self.land_register(group, places, true, |g| &mut g.vote);
+                self.land_register(group, places, true, |g| &mut g.committed);
+                self.land_register(group, places, true, |g| &mut g.purged);
             }
             What::Drop(_) => {
                 take_front(places, 1);
@@ -354,6 +400,8 @@ impl Committer {
             counts.add(*place);
             freed.add(from.place());
         }
+        drop(state);
+        self.shared.metrics.moved(counts.bytes());
         self.shared.count(&counts);
         self.shared.free(&freed);
     }
@@ -363,7 +411,8 @@ impl Committer {
         &self,
         group: &GroupCell,
         places: &mut &[Place],
-        register: impl Fn(&mut Group) -> &mut Place,
+        is_copy: bool,
+        register: impl Fn(&mut Group) -> &mut dyn Landing,
     ) {
         let [place] = take_front(places, 1) else {
             return;
@@ -372,7 +421,8 @@ impl Committer {
         if !place.is_some() || state.is_removed {
             return;
         }
-        let older = std::mem::replace(register(&mut state), *place);
+        let older = register(&mut state).landed(*place, is_copy);
+        drop(state);
         self.shared.count(&Counted::one(*place));
         self.shared.free(&Counted::one(older));
     }
@@ -414,6 +464,29 @@ impl Committer {
             }
         }
     }
+}
+
+/// A `done` that panics must not leave a log that accepts and never answers.
+struct StopOnPanic(Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue.stop(Error::Stopped {
+                reason: "the committer panicked".into(),
+            });
+            self.0.spares.close();
+        }
+    }
+}
+
+/// Which entries still lie where they were: what was purged or truncated since is not brought back.
+fn still_there(group: &GroupCell, entries: &[(Entry, Slot)]) -> Vec<bool> {
+    let state = group.lock();
+    entries
+        .iter()
+        .map(|(entry, slot)| state.slots.get(entry.index) == Some(slot))
+        .collect()
 }
 
 fn record(kind: Kind, group: u32, index: u64, term: u64) -> Header {

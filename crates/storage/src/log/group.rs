@@ -99,6 +99,12 @@ impl Counted {
     }
 }
 
+impl Counted {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
 impl Slot {
     /// Nowhere, while the entry is not durable.
     pub(super) fn place(&self) -> Place {
@@ -116,6 +122,39 @@ pub(super) struct Register<T> {
     pub(super) value: Option<T>,
     /// The newest durable record of it, which may hold an older value.
     pub(super) place: Place,
+    /// Records of it that wait to become durable.
+    queued: u32,
+}
+
+impl<T> Register<T> {
+    /// Takes a value whose record is queued.
+    pub(super) fn set(&mut self, value: T) {
+        self.value = Some(value);
+        self.queued += 1;
+    }
+
+    /// The value, if it is the one that lies in this segment.
+    pub(super) fn value_in(&self, segment: u32) -> Option<&T> {
+        self.value
+            .as_ref()
+            .filter(|_| self.queued == 0 && self.place.segment == segment)
+    }
+}
+
+/// What all registers have.
+pub(super) trait Landing {
+    /// A newer record counts now; returns the place of the older. `is_copy` if it holds nothing
+    /// new.
+    fn landed(&mut self, place: Place, is_copy: bool) -> Place;
+}
+
+impl<T> Landing for Register<T> {
+    fn landed(&mut self, place: Place, is_copy: bool) -> Place {
+        if !is_copy {
+            self.queued -= 1;
+        }
+        std::mem::replace(&mut self.place, place)
+    }
 }
 
 impl<T> Default for Register<T> {
@@ -123,6 +162,7 @@ impl<T> Default for Register<T> {
         Self {
             value: None,
             place: Place::NONE,
+            queued: 0,
         }
     }
 }
@@ -258,7 +298,7 @@ impl Group {
             self.recent.pop_front();
         }
         self.durable_next = self.durable_next.max(upto + 1);
-        self.purged.value = Some(purged);
+        self.purged.set(purged);
         freed
     }
 

@@ -2,14 +2,14 @@
 //! needs, and recycles their files.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
 use super::queue::{Operation, What};
 use super::segment::Segment;
+use super::space::Space;
 use crate::disk::{Disk, DiskFile};
 use crate::error::Error;
 
@@ -26,43 +26,78 @@ pub(super) struct FreeFile {
 }
 
 pub(super) struct Keeper {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// Number of the next segment to prepare.
     next: u32,
     free: Vec<FreeFile>,
+    /// The last attempt to prepare a segment found no room.
+    is_full: bool,
 }
 
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, next: u32, free: Vec<FreeFile>) -> Self {
-        Self { shared, next, free }
+        Self {
+            shared,
+            next,
+            free,
+            is_full: false,
+        }
     }
 
     pub(super) fn run(mut self) {
-        let mut was_full = false;
         loop {
-            let result = self.drop_unneeded().and_then(|()| self.prepare());
-            let full = match result {
-                Ok(()) => false,
+            let result = self
+                .drop_unneeded()
+                .and_then(|()| self.prepare())
+                .and_then(|()| self.compact());
+            match result {
+                Ok(()) => {}
                 Err(Error::Closed | Error::Stopped { .. }) => return,
-                Err(error) if error.is_out_of_space() => {
-                    if !was_full {
-                        tracing::warn!(%error, "no room to prepare a log segment");
-                    }
-                    true
-                }
                 Err(error) => {
-                    tracing::error!(%error, "log segments cannot be prepared");
+                    tracing::error!(%error, "log segments cannot be kept");
                     return self.shared.spares.fail(error);
                 }
-            };
-            was_full = full;
+            }
+            self.watch_space();
             if !self.shared.spares.wait_as_keeper(REST) {
                 return;
             }
         }
     }
 
-    fn prepare(&mut self) -> Result<(), Error> {
+    /// Prepares spares. A full disk is not an error: the next round tries again.
+    pub(super) fn prepare(&mut self) -> Result<(), Error> {
+        match self.prepare_all() {
+            Err(error) if error.is_out_of_space() => {
+                self.shared.spares.set_full();
+                self.is_full = true;
+                Ok(())
+            }
+            result => {
+                self.is_full = false;
+                result
+            }
+        }
+    }
+
+    fn watch_space(&self) {
+        let options = &self.shared.options;
+        // Unknown counts as room: a full disk shows when a spare is prepared.
+        let free = self.shared.disk.free_bytes(&self.shared.dir);
+        let free = free.unwrap_or(u64::MAX);
+        let has_spare = self.shared.spares.count() > 0;
+        self.shared.space.set(
+            if free < options.hard_free_bytes || (self.is_full && !has_spare) {
+                Space::Hard
+            } else if free < options.soft_free_bytes || self.is_full {
+                Space::Soft
+            } else {
+                Space::Ok
+            },
+        );
+    }
+
+    fn prepare_all(&mut self) -> Result<(), Error> {
         while self.shared.spares.count() < self.shared.options.spare_segments {
             if self.shared.spares.is_closed() {
                 return Err(Error::Closed);
@@ -95,7 +130,7 @@ impl Keeper {
     }
 
     /// Drops segments from the oldest on, as long as nothing in them counts.
-    fn drop_unneeded(&mut self) -> Result<(), Error> {
+    pub(super) fn drop_unneeded(&mut self) -> Result<(), Error> {
         while let Some(oldest) = self.shared.segments.oldest() {
             let landed = self.shared.landed_segment.load(Ordering::Acquire);
             if oldest.number >= landed || oldest.live_bytes() > 0 {
@@ -103,14 +138,18 @@ impl Keeper {
             }
             // The log says first which segments are gone on purpose; one that is missing otherwise
             // is a damage that recovery must notice.
-            self.wait_for(What::Drop(oldest.number + 1))?;
-            self.retire(oldest)?;
+            let number = oldest.number;
+            drop(oldest);
+            self.wait_for(What::Drop(number + 1))?;
+            self.retire()?;
         }
         Ok(())
     }
 
-    fn retire(&mut self, segment: Arc<Segment>) -> Result<(), Error> {
-        self.shared.segments.pop_oldest();
+    fn retire(&mut self) -> Result<(), Error> {
+        let Some(segment) = self.shared.segments.pop_oldest() else {
+            return Ok(());
+        };
         let disk = &*self.shared.disk;
         let wanted = self.free.len() < self.shared.options.spare_segments
             && segment.bytes == self.shared.options.segment_bytes;
@@ -135,17 +174,31 @@ impl Keeper {
     }
 
     /// Queues an operation and waits until it is durable.
-    fn wait_for(&self, what: What) -> Result<(), Error> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let done = Box::new(move |result| {
-            // The receiver is gone only when the log closes.
-            let _ = sender.send(result);
+    pub(super) fn wait_for(&mut self, what: What) -> Result<(), Error> {
+        let is_drop = matches!(what, What::Drop(_));
+        let landed = Arc::new(Mutex::new(None));
+        let done = Box::new({
+            let (landed, shared) = (landed.clone(), self.shared.clone());
+            move |result| {
+                *landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                shared.spares.call_keeper();
+            }
         });
         self.shared.queue.push(Operation {
             what,
             done: Some(done),
         })?;
-        receiver.recv().unwrap_or(Err(Error::Closed))
+        while self.shared.spares.wait_as_keeper(REST) {
+            if let Some(result) = landed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return result;
+            }
+            // The committer may be waiting for a spare, and purges may make room for one.
+            if !is_drop {
+                self.drop_unneeded()?;
+            }
+            self.prepare()?;
+        }
+        Err(Error::Closed)
     }
 }
 

@@ -1,16 +1,19 @@
 //! The ordered queue between the callers and the committer.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::group::{Counted, Entry, GroupCell, Purged};
-use super::record::HEADER_BYTES;
+use super::group::{Counted, Entry, GroupCell, GroupId, Purged};
+use super::record::{HEADER_BYTES, record_bytes};
 use super::slots::Slot;
 use crate::error::Error;
+
+/// A guess at the length of the values that a committed or moved record takes when it is written.
+const NOTE_BYTES: usize = 256;
 
 /// Called when an operation is durable, or will never be.
 pub(super) type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
@@ -32,7 +35,13 @@ pub(super) enum What {
     /// The value is taken when the record is written: only the newest matters.
     Committed(Arc<GroupCell>),
     Truncate(Arc<GroupCell>, u64, Counted),
-    Purge(Arc<GroupCell>, Purged, Counted),
+    Purge {
+        group: Arc<GroupCell>,
+        purged: Purged,
+        freed: Counted,
+        /// Everything it purges was durable when it was queued.
+        is_durable: bool,
+    },
     Remove(Arc<GroupCell>, Counted),
     /// Entries that still counted in a segment that is to be dropped, with where they lay.
     Move {
@@ -46,6 +55,46 @@ pub(super) enum What {
 }
 
 impl What {
+    /// The most that the records of it take.
+    pub(super) fn records_bytes(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => {
+                entries.iter().map(|e| record_bytes(e.payload.len())).sum()
+            }
+            Self::Move { entries, .. } => entries
+                .iter()
+                .map(|(e, _)| record_bytes(e.payload.len()))
+                .sum(),
+            Self::Vote(_, bytes) => record_bytes(bytes.len()),
+            Self::Purge { purged, .. } => record_bytes(purged.note.len()),
+            // Their values are taken later; caller's notes are short.
+            Self::Committed(_) => record_bytes(NOTE_BYTES),
+            Self::MoveRegisters(..) => 3 * record_bytes(NOTE_BYTES),
+            _ => HEADER_BYTES,
+        }
+    }
+
+    /// Whether it may overtake what waits for room on a full disk: in its group only purges of what
+    /// is durable may. Adds its group to `waiting` if it must wait.
+    fn may_overtake(&self, waiting: &mut HashSet<GroupId>) -> bool {
+        let group = match self {
+            Self::Drop(_) | Self::MoveRegisters(..) => return true,
+            Self::Purge {
+                is_durable: true, ..
+            } => return true,
+            Self::Append { group, .. } | Self::Move { group, .. } => {
+                waiting.insert(group.id);
+                return false;
+            }
+            Self::Purge { group, .. }
+            | Self::Vote(group, _)
+            | Self::Committed(group)
+            | Self::Truncate(group, ..)
+            | Self::Remove(group, _) => group.id,
+        };
+        !waiting.contains(&group)
+    }
+
     fn queued_bytes(&self) -> usize {
         let payload = match self {
             Self::Append { entries, .. } => {
@@ -56,7 +105,7 @@ impl What {
                 .map(|(e, _)| e.payload.len() + HEADER_BYTES)
                 .sum(),
             Self::Vote(_, bytes) => bytes.len(),
-            Self::Purge(_, purged, _) => purged.note.len(),
+            Self::Purge { purged, .. } => purged.note.len(),
             _ => 0,
         };
         payload + HEADER_BYTES
@@ -184,9 +233,41 @@ impl Queue {
         }
     }
 
-    /// Takes what is queued now, without waiting.
-    pub(super) fn take_now(&self, batch_bytes: usize) -> Vec<Operation> {
-        self.drain(self.lock(), batch_bytes)
+    /// Puts a batch back to where it was taken from.
+    pub(super) fn put_back(&self, batch: Vec<Operation>) {
+        let mut state = self.lock();
+        for operation in batch.into_iter().rev() {
+            state.bytes += operation.what.queued_bytes();
+            state.urgent += usize::from(operation.what.is_urgent());
+            state.operations.push_front(operation);
+        }
+    }
+
+    /// Takes, in order, what may overtake entries that wait for room, as much as fits into `room`
+    /// bytes of records.
+    pub(super) fn take_overtaking(&self, room: usize) -> Vec<Operation> {
+        let mut state = self.lock();
+        let mut waiting = HashSet::new();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        let mut left = VecDeque::with_capacity(state.operations.len());
+        for operation in std::mem::take(&mut state.operations) {
+            let more = operation.what.records_bytes();
+            if operation.what.may_overtake(&mut waiting) && bytes + more <= room {
+                bytes += more;
+                state.bytes -= operation.what.queued_bytes();
+                state.urgent -= usize::from(operation.what.is_urgent());
+                taken.push(operation);
+            } else {
+                left.push_back(operation);
+            }
+        }
+        state.operations = left;
+        taken
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed
     }
 
     fn drain(&self, mut state: MutexGuard<'_, State>, batch_bytes: usize) -> Vec<Operation> {

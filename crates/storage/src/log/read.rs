@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shared;
-use super::group::{Entry, GroupCell};
+use super::group::{Entry, GroupCell, GroupId};
 use super::record::{HEADER_BYTES, Kind, decode_header, record_bytes};
 use super::segment::Segment;
 use super::slots::Slot;
@@ -62,7 +62,7 @@ pub(super) fn read(
             run.push((index, slot));
             end = slot.offset + record_bytes(slot.payload_bytes as usize) as u32;
         }
-        read_run(group, &segment, &run, end, &mut entries)?;
+        read_run(group.id, &segment, &run, end, &mut entries)?;
     }
     Ok(entries)
 }
@@ -112,8 +112,8 @@ fn locate(
     pieces
 }
 
-fn read_run(
-    group: &GroupCell,
+pub(super) fn read_run(
+    group: GroupId,
     segment: &Segment,
     run: &[(u64, Slot)],
     end: u32,
@@ -132,7 +132,7 @@ fn read_run(
         let record = buffer.get(at..).unwrap_or_default();
         let is_whole = decode_header(record, segment.salt, slot.offset).is_some_and(|found| {
             matches!(found.header.kind, Kind::Entry | Kind::Moved)
-                && found.header.group == group.id.0
+                && found.header.group == group.0
                 && found.header.index == *index
                 && found.header.term == slot.term()
                 && found.payload(record).is_some()

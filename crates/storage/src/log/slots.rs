@@ -41,10 +41,6 @@ impl Slot {
         u64::from(self.term[0]) | u64::from(self.term[1]) << 32
     }
 
-    pub(super) fn is_durable(&self) -> bool {
-        self.segment != 0
-    }
-
     fn is_empty(&self) -> bool {
         self.payload_bytes == u32::MAX
     }

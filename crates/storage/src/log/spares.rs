@@ -19,6 +19,9 @@ struct State {
     /// Something happened that the keeper should look at.
     keeper_called: bool,
     is_closed: bool,
+    /// The last attempt to prepare one found the disk full.
+    is_full: bool,
+    gives_up_when_full: bool,
     failed: Option<Error>,
 }
 
@@ -35,7 +38,7 @@ impl Spares {
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
-            if state.is_closed {
+            if state.is_closed || (state.is_full && state.gives_up_when_full) {
                 return Err(Error::Closed);
             }
             state = self
@@ -45,8 +48,38 @@ impl Spares {
         }
     }
 
+    /// Waits at most this long; true if there is a spare, or will be none any more.
+    pub(super) fn wait(&self, at_most: Duration) -> bool {
+        let state = self.lock();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, at_most, |s| {
+                s.ready.is_empty() && s.failed.is_none() && !s.is_closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        !state.ready.is_empty() || state.failed.is_some() || state.is_closed
+    }
+
     pub(super) fn add(&self, segment: Segment) {
-        self.lock().ready.push_back(segment);
+        let mut state = self.lock();
+        state.ready.push_back(segment);
+        state.is_full = false;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn set_full(&self) {
+        self.lock().is_full = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.lock().is_full
+    }
+
+    /// The log is to be closed: nobody waits any more for room that may never come.
+    pub(super) fn give_up_when_full(&self) {
+        self.lock().gives_up_when_full = true;
         self.changed.notify_all();
     }
 

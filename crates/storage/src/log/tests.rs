@@ -13,6 +13,7 @@ pub(super) fn small() -> Options {
         spare_segments: 2,
         cache_bytes: 16 << 10,
         queue_bytes: 1 << 20,
+        ..Options::default()
     }
 }
 
