@@ -1,0 +1,160 @@
+//! `/metrics`: what all crates count, what the cluster says of its groups, and what the process uses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
+use magpie_cluster::{Readiness, Status};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::state::SharedState;
+
+mod process;
+
+/// How often histograms are condensed, so that they do not grow between scrapes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Bounds of histogram buckets, for durations in seconds: from a write to a good disk to a wait that ends in a timeout.
+const SECONDS: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 10.0,
+];
+
+/// Everything else that has a distribution: counts and bytes, in powers of four.
+const COUNTS: [f64; 10] = [
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0,
+];
+
+/// Why metrics cannot be collected.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics cannot be collected: {0}")]
+pub struct MetricsError(#[from] BuildError);
+
+/// What is counted in this process.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Becomes the recorder of the process. Must come before anything counts.
+    ///
+    /// # Errors
+    /// If there is a recorder already.
+    pub fn install() -> Result<Self, MetricsError> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets(&COUNTS)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .install_recorder()?;
+        describe();
+        Ok(Self(handle))
+    }
+
+    /// For tests: of nothing.
+    #[cfg(test)]
+    pub(crate) fn unused() -> Self {
+        Self(PrometheusBuilder::new().build_recorder().handle())
+    }
+}
+
+/// In the text format of Prometheus.
+pub(crate) async fn scrape(
+    State(state): State<SharedState>,
+) -> ([(HeaderName, &'static str); 1], String) {
+    gauge!("magpie_ready").set(f64::from(state.readiness() == Readiness::Ready));
+    if let Some(running) = state.running() {
+        report(&running.cluster.status());
+    }
+    process::report();
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        state.metrics.0.render(),
+    )
+}
+
+/// Keeps the histograms small, for ever.
+pub(crate) async fn observe(state: SharedState) {
+    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        state.metrics.0.run_upkeep();
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge needs no more than 52 bits"
+)]
+fn report(status: &Status) {
+    for state in ["up", "down"] {
+        let members = status
+            .members
+            .iter()
+            .filter(|member| member.state == state)
+            .count();
+        gauge!("magpie_members", "state" => state).set(members as f64);
+    }
+    gauge!("magpie_routes").set(status.routes as f64);
+    for group in &status.groups {
+        let name = Arc::<str>::from(group.group.as_str());
+        let set = |metric: &'static str, value: u64| {
+            gauge!(metric, "group" => Arc::clone(&name)).set(value as f64);
+        };
+        set("magpie_raft_term", group.term);
+        set("magpie_raft_leading", u64::from(group.leading));
+        set("magpie_raft_has_leader", u64::from(group.leader.is_some()));
+        set(
+            "magpie_raft_commit_lag_entries",
+            group.last_log.saturating_sub(group.committed),
+        );
+        set(
+            "magpie_raft_apply_lag_entries",
+            group.committed.saturating_sub(group.applied),
+        );
+        counter!("magpie_raft_committed_entries_total", "group" => Arc::clone(&name))
+            .absolute(group.committed);
+        if let Some(tail) = group.tail {
+            set(
+                "magpie_tail_lag_entries",
+                group.applied.saturating_sub(tail),
+            );
+        }
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "magpie_ready",
+        "1 while the node may accept clients, as /readyz says"
+    );
+    describe_gauge!("magpie_members", "Nodes of the cluster by state");
+    describe_gauge!("magpie_routes", "Rows in the table of direct routes");
+    describe_gauge!("magpie_raft_term", "Term of a group, as this node knows it");
+    describe_gauge!("magpie_raft_leading", "1 if this node leads the group");
+    describe_gauge!(
+        "magpie_raft_has_leader",
+        "1 if this node knows a leader of the group"
+    );
+    describe_gauge!(
+        "magpie_raft_commit_lag_entries",
+        "Entries in this node's log that are not committed"
+    );
+    describe_gauge!(
+        "magpie_raft_apply_lag_entries",
+        "Committed entries that this node has not applied"
+    );
+    describe_gauge!(
+        "magpie_tail_lag_entries",
+        "Applied entries that this node's subscribers were not given"
+    );
+    describe_counter!(
+        "magpie_raft_committed_entries_total",
+        "Index of the last entry known to be committed"
+    );
+    describe_counter!(
+        "magpie_http_refused_total",
+        "HTTP connections closed because there were too many"
+    );
+    process::describe();
+}
