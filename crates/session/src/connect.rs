@@ -29,7 +29,7 @@ pub(crate) struct Connecting {
     assigned: bool,
     terms: Terms,
     /// When the node must have answered.
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Connecting {
             },
             credentials: Box::new(credentials),
         });
-        let deadline = now + limits.answer_timeout;
+        let deadline = now.checked_add(limits.answer_timeout);
         Ok(Self {
             step: Step::Authenticate,
             connect,
@@ -100,7 +100,7 @@ impl Connecting {
         match (&self.step, answer) {
             (Step::Authenticate, Answer::Authenticated(Ok(()))) => {
                 self.step = Step::Attach;
-                self.deadline = now + limits.answer_timeout;
+                self.deadline = now.checked_add(limits.answer_timeout);
                 outputs.push_back(Output::Attach {
                     ticket: Ticket {
                         subject: Subject::Attach,

@@ -44,6 +44,8 @@ pub struct Connection {
     connection_id: u128,
     version: ProtocolVersion,
     client_id: Option<Text>,
+    /// As CONNECT said. Kept to the end, for the DISCONNECT.
+    packet_bytes_max: Option<NonZeroU32>,
     outputs: VecDeque<Output>,
     state: State,
 }
@@ -51,7 +53,7 @@ pub struct Connection {
 #[derive(Debug)]
 enum State {
     AwaitingConnect {
-        deadline: Instant,
+        deadline: Option<Instant>,
     },
     Connecting(Box<Connecting>),
     Established(Box<Established>),
@@ -67,12 +69,13 @@ impl Connection {
     /// `connection_id` is a random number that no other connection in the cluster has; a client without a client id
     /// gets one that is made from it.
     pub fn new(limits: Arc<Limits>, connection_id: u128, now: Instant) -> Self {
-        let deadline = now + limits.connect_timeout;
+        let deadline = now.checked_add(limits.connect_timeout);
         Self {
             limits,
             connection_id,
             version: ProtocolVersion::V3_1_1,
             client_id: None,
+            packet_bytes_max: None,
             outputs: VecDeque::new(),
             state: State::AwaitingConnect { deadline },
         }
@@ -99,6 +102,10 @@ impl Connection {
 
     fn handle_connect(&mut self, connect: Box<Connect>, now: Instant) -> Result<(), CloseCause> {
         self.version = connect.version;
+        self.packet_bytes_max = connect
+            .properties
+            .as_ref()
+            .and_then(|properties| properties.maximum_packet_size);
         let connecting = Connecting::begin(
             connect,
             &self.limits,
@@ -178,10 +185,10 @@ impl Connection {
     /// Does what is due. To be called at [`poll_timeout`](Self::poll_timeout) or later; too early does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         let result = match &mut self.state {
-            State::AwaitingConnect { deadline } if now >= *deadline => {
+            State::AwaitingConnect { deadline: Some(at) } if now >= *at => {
                 Err(CloseCause::ConnectTimeout)
             }
-            State::Connecting(connecting) if now >= connecting.deadline => {
+            State::Connecting(connecting) if connecting.deadline.is_some_and(|at| now >= at) => {
                 Err(CloseCause::Unanswered)
             }
             State::Established(established) => established.handle_timeout(now),
@@ -195,8 +202,8 @@ impl Connection {
     /// early does nothing but ask again.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::AwaitingConnect { deadline } => Some(*deadline),
-            State::Connecting(connecting) => Some(connecting.deadline),
+            State::AwaitingConnect { deadline } => *deadline,
+            State::Connecting(connecting) => connecting.deadline,
             State::Established(established) => established.poll_timeout(),
             State::Closed { .. } => None,
         }
@@ -338,12 +345,7 @@ impl Connection {
 
     /// The largest packet in bytes that the client takes, if it said so.
     pub fn packet_bytes_max(&self) -> Option<u32> {
-        match &self.state {
-            State::Established(established) => {
-                established.terms.packet_bytes_max.map(NonZeroU32::get)
-            }
-            State::AwaitingConnect { .. } | State::Connecting(_) | State::Closed { .. } => None,
-        }
+        self.packet_bytes_max.map(NonZeroU32::get)
     }
 
     /// The number of the attachment, while connected.

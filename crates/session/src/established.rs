@@ -24,6 +24,9 @@ use crate::topic_alias::{InboundAliases, OutboundAliases};
 use crate::violation::Violation;
 use crate::{Answer, CloseCause, Limits, Output, Session, Ticket};
 
+/// Room for outputs that an idle connection keeps.
+const OUTPUTS_KEPT: usize = 4;
+
 /// What client and server agreed on by CONNECT and CONNACK.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
@@ -122,6 +125,7 @@ impl Established {
                 outputs.push_back(Output::Send(Packet::PingResp));
                 // A client that pings had nothing else to say: a good time to be small.
                 self.shrink();
+                outputs.shrink_to(OUTPUTS_KEPT);
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),

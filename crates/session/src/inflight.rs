@@ -24,7 +24,7 @@ pub(crate) struct Inflight {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) packet_id: PacketId,
-    /// Entries were made in the order of their numbers.
+    /// Entries were made, or released, in the order of their numbers.
     number: u64,
     /// The caller's name for the delivery.
     pub(crate) token: u64,
@@ -104,11 +104,23 @@ impl Inflight {
         self.slots[place].take()
     }
 
+    /// Notes that PUBREC came: only PUBREL is to be sent from here on, in the order of the PUBRECs [MQTT-4.6.0-4].
+    pub(crate) fn release(&mut self, id: PacketId) {
+        let number = self.next_number;
+        if let Some(entry) = self.get_mut(id)
+            && matches!(entry.stage, Stage::Published(_))
+        {
+            entry.stage = Stage::Released;
+            entry.number = number;
+            self.next_number += 1;
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// All ids in the order in which their entries were made.
+    /// All ids: those published in the order in which they were made, those released in the order of their release.
     pub(crate) fn ids_in_order(&self) -> Vec<PacketId> {
         let mut entries: Vec<&Entry> = self.slots.iter().flatten().collect();
         entries.sort_unstable_by_key(|entry| entry.number);

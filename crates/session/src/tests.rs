@@ -23,6 +23,19 @@ use smallvec::SmallVec;
 
 use crate::{Answer, CloseCause, Connection, Delivery, Limits, Output, Session, Ticket};
 
+/// An idle connection is small, and outputs move by value.
+#[test]
+fn sizes_are_bounded() {
+    assert!(size_of::<Output>() <= 120, "{}", size_of::<Output>());
+    assert!(
+        size_of::<Connection>() <= 192,
+        "{}",
+        size_of::<Connection>()
+    );
+    let established = size_of::<crate::established::Established>();
+    assert!(established <= 768, "{established}");
+}
+
 /// One connection and its clock.
 pub(crate) struct Driver {
     pub(crate) connection: Connection,

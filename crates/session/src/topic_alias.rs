@@ -23,17 +23,24 @@ impl InboundAliases {
     }
 
     /// The topic of a PUBLISH that names it, sets an alias for it, or stands on an alias that was set before.
+    #[inline]
     pub(crate) fn resolve(
         &mut self,
         topic: Option<TopicName>,
         alias: Option<NonZeroU16>,
     ) -> Result<TopicName, Violation> {
-        let Some(alias) = alias else {
-            return topic.ok_or(Violation::new(
-                ReasonCode::ProtocolError,
-                "neither topic nor topic alias",
-            ));
-        };
+        match (topic, alias) {
+            (Some(topic), None) => Ok(topic),
+            (topic, Some(alias)) => self.resolve_alias(topic, alias),
+            (None, None) => Err(Violation::protocol_error("neither topic nor topic alias")),
+        }
+    }
+
+    fn resolve_alias(
+        &mut self,
+        topic: Option<TopicName>,
+        alias: NonZeroU16,
+    ) -> Result<TopicName, Violation> {
         // [MQTT-3.3.2-9]: never greater than the maximum that we told.
         if alias.get() > self.max {
             return Err(Violation::new(

@@ -134,16 +134,16 @@ impl Established {
             .session
             .inflight
             .get_mut(ack.packet_id)
-            .map(|entry| &mut entry.stage)
+            .map(|entry| &entry.stage)
         {
             Some(Stage::Published(published)) if published.qos == QoS::AtLeastOnce => {
                 return Err(Violation::protocol_error("PUBREC for a QoS 1 message").into());
             }
             // [MQTT-4.3.3-4]: an error ends it here.
             Some(_) if ack.reason.is_error() => self.finish(ack, now, outputs),
-            Some(stage) => {
-                // Releases the message; [MQTT-4.3.3-5]: it is not sent again.
-                *stage = Stage::Released;
+            Some(_) => {
+                // The message is not needed again [MQTT-4.3.3-5].
+                self.session.inflight.release(ack.packet_id);
                 outputs.push_back(pubrel(ReasonCode::Success));
             }
             None => {

@@ -217,3 +217,15 @@ fn after_the_close_nothing_is_heard() {
     assert_eq!(driver.sleep(1_000_000), []);
     assert_eq!(driver.connection.close_cause(), Some(CloseCause::Lost));
 }
+
+/// [MQTT-3.1.2-24]: the last packet is encoded after the connection closed.
+#[test]
+fn the_packet_limit_holds_to_the_end() {
+    let asked = ConnectProperties {
+        maximum_packet_size: std::num::NonZeroU32::new(20),
+        ..ConnectProperties::default()
+    };
+    let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
+    assert_closed_with(&driver.packet(Packet::PingResp), ReasonCode::ProtocolError);
+    assert_eq!(driver.connection.packet_bytes_max(), Some(20));
+}

@@ -220,3 +220,20 @@ fn an_older_client_goes_on_too() {
     let mut driver = Driver::new(limits());
     assert_eq!(delivered_ids(&driver.attach(old(), Some(session))), [1]);
 }
+
+/// [MQTT-4.6.0-4]
+#[test]
+fn pubrels_keep_the_order_of_the_pubrecs() {
+    let mut driver = first();
+    for token in 1..=3 {
+        driver.deliver(QOS2, token);
+    }
+    for packet_id in [2, 3, 1, 2] {
+        driver.packet(Packet::PubRec(ack(packet_id)));
+    }
+    let (_, outputs) = again(lost(driver), returning());
+    assert_eq!(
+        outputs,
+        sent([2, 3, 1].map(|packet_id| Packet::PubRel(ack(packet_id))))
+    );
+}

@@ -138,3 +138,18 @@ fn a_client_that_we_do_not_read_is_not_silent() {
     driver.answer(ticket, published());
     assert_eq!(driver.timeout_ms(), Some(12_000));
 }
+
+#[test]
+fn a_timeout_beyond_all_time_is_none() {
+    let never = std::time::Duration::MAX;
+    let limits = Limits {
+        connect_timeout: never,
+        answer_timeout: never,
+        ..Limits::default()
+    };
+    let mut driver = Driver::new(limits);
+    assert_eq!(driver.timeout_ms(), None);
+    driver.attach(connect(ProtocolVersion::V5), None);
+    driver.publish(QoS::AtLeastOnce, 1);
+    assert_eq!(driver.timeout_ms(), None);
+}
