@@ -114,11 +114,12 @@ impl Publisher {
         compact(&mut message, &found);
         let published = Published::new(&self.client, qos, retain, self.published_ms, &message);
         self.deliverer.deliver_to(&found, published);
-        let (here, shares) = cluster
+        let this_node = cluster.node_id();
+        let (here, elsewhere): (Vec<_>, Vec<_>) = cluster
             .choose_direct_shares(&message.topic)
             .into_iter()
-            .partition(|share| share.node == cluster.node_id());
-        for share in Vec::from_iter::<Vec<magpie_cluster::ShareTarget>>(here) {
+            .partition(|share| share.node == this_node);
+        for share in here {
             self.deliverer
                 .deliver_to_any_member(&share.filter, published);
         }
@@ -129,7 +130,7 @@ impl Publisher {
             published_ms: self.published_ms,
             message,
             plain: true,
-            shares,
+            shares: elsewhere,
         };
         if qos == QoS::AtMostOnce {
             self.at_most_once.push(direct);

@@ -57,11 +57,8 @@ impl Subscribing {
         &mut self,
         place: Place<'_>,
         ticket: Ticket,
-        mut subscriptions: Vec<Subscription>,
+        subscriptions: Vec<Subscription>,
     ) {
-        for subscription in &mut subscriptions {
-            subscription.filter = subscription.filter.compact();
-        }
         let filters = subscriptions.iter().map(|it| it.filter.clone()).collect();
         // Truncation wraps, as the numbers do.
         let number = self.first.wrapping_add(self.pending.len() as u32);

@@ -1,6 +1,7 @@
 //! Tasks whose panic ends the process.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 
 use tokio::task::JoinHandle;
 
@@ -10,8 +11,13 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(async move {
-        let _guard = AbortOnPanic;
-        future.await;
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            // Around each poll, not around the task: a runtime that is dropped by somebody else's panic drops its tasks too.
+            let _guard = AbortOnPanic;
+            future.as_mut().poll(cx)
+        })
+        .await;
     })
 }
 
