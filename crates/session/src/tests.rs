@@ -7,6 +7,7 @@ mod connect;
 mod deliver;
 mod publish;
 mod random;
+mod random_resume;
 mod resume;
 mod subscribe;
 mod timeouts;
