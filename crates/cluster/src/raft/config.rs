@@ -8,8 +8,8 @@ use std::time::Duration;
 pub struct Config {
     /// How often a leader says that it lives. Default 200 ms.
     pub heartbeat_every: Duration,
-    /// A follower that hears nothing for a random time between this and [`election_max`](Self::election_max) stands for election.
-    /// At least ten times the disk's usual p99.9 of fdatasync. Default 1 s.
+    /// A follower that has heard nothing for `election_max` (the leader's lease) and then for a random time between this and
+    /// [`election_max`](Self::election_max) stands for election. At least ten times the disk's usual p99.9 of fdatasync. Default 1 s.
     pub election_min: Duration,
     /// See [`election_min`](Self::election_min). Default 2 s.
     pub election_max: Duration,
@@ -19,6 +19,8 @@ pub struct Config {
     pub call_within: Duration,
     /// A snapshot that made no progress for this long is given up. Default 10 s.
     pub snapshot_progress_within: Duration,
+    /// A snapshot that takes longer in all is given up: while it is sent, the sender writes no checkpoint and its log grows. Default 10 min.
+    pub snapshot_within: Duration,
     /// A read index that no quorum confirmed for this long fails. Default 2 s.
     pub read_within: Duration,
     /// Bytes of commands proposed on this node and not applied yet; more wait. Default 16 MiB.
@@ -50,6 +52,7 @@ impl Default for Config {
             append_within: Duration::from_secs(5),
             call_within: Duration::from_secs(1),
             snapshot_progress_within: Duration::from_secs(10),
+            snapshot_within: Duration::from_secs(600),
             read_within: Duration::from_secs(2),
             inflight_bytes_max: 16 << 20,
             append_bytes_max: 1 << 20,
@@ -64,9 +67,6 @@ impl Default for Config {
     }
 }
 
-/// A snapshot as a whole has no deadline, only its progress; the library wants a number.
-const SNAPSHOT_WITHIN: Duration = Duration::from_secs(24 * 3600);
-
 impl Config {
     pub(super) fn to_library(&self) -> Result<Arc<openraft::Config>, openraft::ConfigError> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -75,7 +75,7 @@ impl Config {
             heartbeat_interval: millis(self.heartbeat_every),
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
-            install_snapshot_timeout: millis(SNAPSHOT_WITHIN),
+            install_snapshot_timeout: millis(self.snapshot_within),
             max_payload_entries: self.append_entries_max,
             // Checkpoints and purges go by bytes and time: see `retention`.
             snapshot_policy: openraft::SnapshotPolicy::Never,

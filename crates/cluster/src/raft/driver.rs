@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -66,6 +67,9 @@ pub(super) struct Shared<M: StateMachine> {
     pub(super) receiving: Arc<tokio::sync::Mutex<()>>,
     applied_bytes: AtomicU64,
     checkpointed_bytes: AtomicU64,
+    started: Instant,
+    /// When a leader's message was accepted last, in milliseconds after `started`; 0: never.
+    heard_ms: AtomicU64,
 }
 
 struct State<M> {
@@ -110,6 +114,8 @@ impl<M: StateMachine> Driver<M> {
                 receiving: Arc::default(),
                 applied_bytes: AtomicU64::new(0),
                 checkpointed_bytes: AtomicU64::new(0),
+                started: Instant::now(),
+                heard_ms: AtomicU64::new(0),
             }),
         })
     }
@@ -166,6 +172,19 @@ impl<M: StateMachine> Shared<M> {
         let bytes = applied.saturating_sub(self.checkpointed_bytes.load(Ordering::Relaxed));
         let index = self.latest.meta().last_log_id.map_or(0, |last| last.index);
         (bytes, *self.applied.borrow() > index)
+    }
+
+    /// A message of the group's leader was accepted.
+    pub(super) fn heard_from_leader(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_ms.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(super) fn since_leader(&self) -> Option<Duration> {
+        let heard = self.heard_ms.load(Ordering::Relaxed);
+        let heard = (heard > 0).then(|| Duration::from_millis(heard))?;
+        Some(self.started.elapsed().saturating_sub(heard))
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State<M>> {

@@ -1,6 +1,5 @@
 //! The handle to one Raft group on this node.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,10 +10,8 @@ use bytes::Bytes;
 use magpie_state::{NodeId, StateMachine};
 use magpie_storage::{GroupId, KeyValue, Log};
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{
-    ChangeMembershipError, ClientWriteError, Fatal, InitializeError, RaftError,
-};
-use openraft::{ChangeMembers, Instant as _, ServerState};
+use openraft::errors::Fatal;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +19,6 @@ use super::config::Config;
 use super::driver::{Driver, Observer, Raft, Shared};
 use super::entry::{Command, Types};
 use super::log_store::LogStore;
-use super::membership::{Members, MembershipError};
 use super::metrics::{Metrics, Replication};
 use super::proposal::{self, Completion, ProposeError};
 use super::read_index::{ReadError, ReadQueue};
@@ -91,7 +87,7 @@ pub struct Leadership {
 
 /// Handle to one Raft group; cheap to clone. The group runs until [`stop`](Self::stop).
 pub struct RaftGroup<M: StateMachine> {
-    inner: Arc<Inner<M>>,
+    pub(super) inner: Arc<Inner<M>>,
 }
 
 impl<M: StateMachine> Clone for RaftGroup<M> {
@@ -102,10 +98,10 @@ impl<M: StateMachine> Clone for RaftGroup<M> {
     }
 }
 
-struct Inner<M: StateMachine> {
+pub(super) struct Inner<M: StateMachine> {
     group: GroupId,
     node: NodeId,
-    raft: Raft<M>,
+    pub(super) raft: Raft<M>,
     shared: Arc<Shared<M>>,
     store: LogStore,
     registry: Registry,
@@ -350,127 +346,14 @@ impl<M: StateMachine> RaftGroup<M> {
         }
     }
 
-    /// The members, committed or not.
+    /// How long ago this node last had a sign of a working leader: on a follower, a message of its leader that it accepted; on the leader,
+    /// the sending of the last message that a majority answered. `None`: never in this process.
     #[must_use]
-    pub fn members(&self) -> Members {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let stored = &metrics.membership_config;
-        let index = stored.log_id().as_ref().map(|id| id.index);
-        Members::new(stored.membership(), index)
-    }
-
-    /// Forms the group with these voters, once: on one node only, and only if no other node ever did. Calling it again on a group that
-    /// has members changes nothing.
-    ///
-    /// # Errors
-    /// [`MembershipError::Refused`] if this node is not among the voters; [`MembershipError::Stopped`].
-    pub async fn initialize(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
-        let members: BTreeMap<u64, ()> = voters.iter().map(|node| (node.0, ())).collect();
-        match self.inner.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
-            Err(RaftError::Fatal(_)) => Err(MembershipError::Stopped),
-        }
-    }
-
-    /// On the leader: adds a node that follows without a vote. Returns when that is committed, not when the node has caught up (see
-    /// [`metrics`](Self::metrics)). No effect on a member.
-    ///
-    /// # Errors
-    /// [`MembershipError`].
-    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
-        if self.members().all().any(|member| member == node) {
-            return Ok(());
-        }
-        let change = ChangeMembers::AddNodes(BTreeMap::from([(node.0, ())]));
-        self.change(change, true).await
-    }
-
-    /// On the leader: makes these the members, by joint consensus where voters change. Voters should have caught up as learners before,
-    /// or the group waits for them. Several entries may be needed: on an error, some may be committed; calling it again goes on.
-    ///
-    /// # Errors
-    /// [`MembershipError`].
-    pub async fn change_membership(
-        &self,
-        voters: &BTreeSet<NodeId>,
-        learners: &BTreeSet<NodeId>,
-    ) -> Result<(), MembershipError> {
-        let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();
-        let wanted: BTreeSet<NodeId> = voters.union(learners).copied().collect();
-        let now: BTreeSet<NodeId> = self.members().all().collect();
-        for node in wanted.difference(&now) {
-            self.add_learner(*node).await?;
-        }
-        let members = self.members();
-        if members.voters != *voters || members.is_joint {
-            let change = ChangeMembers::ReplaceAllVoters(ids(voters));
-            self.change(change, true).await?;
-        }
-        let now: BTreeSet<NodeId> = self.members().all().collect();
-        let gone: BTreeSet<NodeId> = now.difference(&wanted).copied().collect();
-        if !gone.is_empty() {
-            self.change(ChangeMembers::RemoveNodes(ids(&gone)), false)
-                .await?;
-        }
-        Ok(())
-    }
-
-    async fn change(
-        &self,
-        change: ChangeMembers<u64, ()>,
-        retain: bool,
-    ) -> Result<(), MembershipError> {
-        match self.inner.raft.change_membership(change, retain).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(match error {
-                ClientWriteError::ForwardToLeader(forward) => MembershipError::NotLeader {
-                    leader: forward.leader_id.map(NodeId),
-                },
-                ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
-                    MembershipError::InProgress
-                }
-                ClientWriteError::ChangeMembershipError(error) => {
-                    MembershipError::Refused(error.to_string())
-                }
-                _ => MembershipError::Unknown,
-            }),
-            Err(RaftError::Fatal(_)) => Err(MembershipError::Stopped),
-        }
-    }
-
-    /// On the leader: asks `to`, a voter that has caught up, to take over, and waits until this node leads no more. Proposals are refused
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// [`MembershipError::NotLeader`]; [`MembershipError::Refused`] when it did not happen `within` the time: the group goes on here.
-    pub async fn transfer_leader(
-        &self,
-        to: NodeId,
-        within: Duration,
-    ) -> Result<(), MembershipError> {
-        let before = self.leadership();
-        if before.leader == Some(to) {
-            return Ok(());
-        }
-        if !before.is_here {
-            return Err(MembershipError::NotLeader {
-                leader: before.leader,
-            });
-        }
-        let asked = self.inner.raft.trigger().transfer_leader(to.0).await;
-        asked.map_err(|_| MembershipError::Stopped)?;
-        let mut leadership = self.watch_leadership();
-        let changed = leadership.wait_for(|now| {
-            now.leader == Some(to) || (now.term > before.term && now.leader.is_some())
-        });
-        match tokio::time::timeout(within, changed).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(MembershipError::Stopped),
-            Err(_) => Err(MembershipError::Refused(format!(
-                "node {to} did not take over in time"
-            ))),
+    pub fn since_contact(&self) -> Option<Duration> {
+        if self.is_leader() {
+            self.metrics().since_quorum
+        } else {
+            self.inner.shared.since_leader()
         }
     }
 

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use magpie_state::StateMachine;
 use magpie_storage::GroupId;
-use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
 use tonic::metadata::MetadataMap;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
@@ -111,7 +111,15 @@ impl<M: StateMachine> Inbound for GroupCalls<M> {
         requests: BoxStream<'static, AppendEntriesRequest<Types>>,
     ) -> BoxStream<'static, Result<StreamAppendResult<Types>, Status>> {
         let answers = self.raft.stream_append(requests);
-        answers.map(|answer| answer.map_err(stopped)).boxed()
+        let shared = Arc::clone(&self.shared);
+        answers
+            .map(move |answer| {
+                if matches!(answer, Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) {
+                    shared.heard_from_leader();
+                }
+                answer.map_err(stopped)
+            })
+            .boxed()
     }
 
     fn vote(&self, request: VoteRequest, pre: bool) -> BoxFuture<'_, Result<VoteReply, Status>> {

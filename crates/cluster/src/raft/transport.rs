@@ -281,9 +281,9 @@ impl NetSnapshot<Types> for Link {
             self.config.snapshot_progress_within,
         );
         tokio::select! {
-            sent = sending => sent.map_err(|status| {
-                StreamingError::Unreachable(Unreachable::new(&status))
-            }),
+            sent = tokio::time::timeout(self.config.snapshot_within, sending) => sent
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the snapshot takes too long")))
+                .map_err(|status| StreamingError::Unreachable(Unreachable::new(&status))),
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }

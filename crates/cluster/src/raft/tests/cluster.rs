@@ -34,6 +34,9 @@ fn commands_commit_on_the_leader_and_reach_all() {
     );
     let refused = follower.block_on(follower.group.read_index()).unwrap_err();
     assert!(matches!(refused, ReadError::NotLeader { .. }));
+    for node in [leader, follower] {
+        assert!(node.group.since_contact().unwrap() < SOON);
+    }
     let range = leader
         .block_on(leader.group.read_log(0..u64::MAX, 1 << 20))
         .unwrap();
