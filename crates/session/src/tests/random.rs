@@ -7,6 +7,7 @@
 //! | deliveries leave in the order in which they came | `Watch::delivered` |
 //! | each delivery is done at most once, and only a delivery that was made | `Watch::see` |
 //! | a PUBLISH is acknowledged at most once, after its answer, in order | `Watch::acknowledged` |
+//! | a QoS 2 message is passed on once until it is released | `Watch::see` |
 //! | SUBACK and UNSUBACK come at most once, after their answer, in order | `Watch::see` |
 //! | each ticket is new | `Watch::see` |
 //! | nothing follows the Close, and an open connection stays usable | `Watch::see`, `check` |
@@ -15,8 +16,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::num::NonZeroU16;
 
 use magpie_codec::{
-    Auth, ConnectProperties, Disconnect, Packet, ProtocolVersion, Publish, QoS, ReasonCode,
-    Subscribe, SubscriptionOptions, TopicFilter, TopicName, Unsubscribe,
+    Auth, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish, QoS,
+    ReasonCode, Subscribe, SubscriptionOptions, TopicFilter, TopicName, Unsubscribe,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -109,6 +110,8 @@ struct Watch {
     subscribes: VecDeque<Waiting>,
     /// What was sent to the client and not acknowledged by it: QoS, and whether PUBREL was sent.
     client: BTreeMap<u16, (QoS, bool)>,
+    /// QoS 2 messages of the client that the node took and the client did not release.
+    taken: HashSet<u16>,
     next_token: u64,
     tokens: HashSet<u64>,
     last_payload: Option<u64>,
@@ -117,7 +120,8 @@ struct Watch {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Question {
-    Publish,
+    /// At QoS 2 its packet id.
+    Publish(Option<u16>),
     Release,
     Subscribe(usize),
     Unsubscribe(usize),
@@ -161,6 +165,21 @@ impl Watch {
                 }
                 Output::Send(Packet::SubAck(ack)) => self.subscribed(ack.packet_id.number()),
                 Output::Send(Packet::UnsubAck(ack)) => self.subscribed(ack.packet_id.number()),
+                Output::Publish {
+                    packet_id: Some(id),
+                    ..
+                } => {
+                    assert!(
+                        !self.taken.contains(&id.number()),
+                        "QoS 2 message passed on twice"
+                    );
+                }
+                Output::Send(Packet::PubComp(ack)) if ack.reason == ReasonCode::Success => {
+                    assert!(
+                        self.taken.remove(&ack.packet_id.number()),
+                        "PUBCOMP for nothing"
+                    );
+                }
                 Output::Close { .. } => self.closed = true,
                 Output::Send(Packet::PubRel(_) | Packet::PubComp(_) | Packet::PingResp)
                 | Output::Note(_) => {}
@@ -245,7 +264,7 @@ impl Watch {
 
 fn question_of(output: &Output) -> Question {
     match output {
-        Output::Publish { .. } => Question::Publish,
+        Output::Publish { packet_id, .. } => Question::Publish(packet_id.map(PacketId::number)),
         Output::Release { .. } => Question::Release,
         Output::Subscribe { subscriptions, .. } => Question::Subscribe(subscriptions.len()),
         Output::Unsubscribe { filters, .. } => Question::Unsubscribe(filters.len()),
@@ -266,9 +285,9 @@ fn reasons(count: usize, outcome: u8) -> Vec<ReasonCode> {
 
 fn answer_of(question: Question, outcome: u8) -> Answer {
     match question {
-        Question::Publish if outcome == 0 => Answer::PublishUnknown,
-        Question::Publish if outcome < 10 => Answer::Published(Err(ReasonCode::QuotaExceeded)),
-        Question::Publish => Answer::Published(Ok(ReasonCode::Success)),
+        Question::Publish(_) if outcome == 0 => Answer::PublishUnknown,
+        Question::Publish(_) if outcome < 10 => Answer::Published(Err(ReasonCode::QuotaExceeded)),
+        Question::Publish(_) => Answer::Published(Ok(ReasonCode::Success)),
         Question::Release => Answer::Released,
         Question::Subscribe(count) => Answer::Subscribed(reasons(count, outcome)),
         Question::Unsubscribe(count) => Answer::Unsubscribed(reasons(count, outcome)),
@@ -378,6 +397,9 @@ fn take(driver: &mut Driver, watch: &mut Watch, step: &Step) -> Vec<Output> {
         Step::Answer { which, outcome } if !watch.open.is_empty() => {
             let (ticket, question) = watch.open.swap_remove(which.index(watch.open.len()));
             watch.answer(ticket);
+            if let (Question::Publish(Some(id)), 10..) = (question, *outcome) {
+                watch.taken.insert(id);
+            }
             driver.answer(ticket, answer_of(question, *outcome))
         }
         Step::Deliver(qos) if driver.connection.can_accept(*qos) => {
@@ -448,6 +470,7 @@ fn check(version: ProtocolVersion, durable: bool, steps: &[Step]) {
         publishes: VecDeque::new(),
         subscribes: VecDeque::new(),
         client: BTreeMap::new(),
+        taken: HashSet::new(),
         next_token: 0,
         tokens: HashSet::new(),
         last_payload: None,
