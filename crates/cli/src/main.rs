@@ -2,6 +2,7 @@
 
 mod bench;
 mod connect_args;
+mod property;
 mod pub_cmd;
 mod sub_cmd;
 

@@ -328,6 +328,10 @@ impl Driver {
     /// Sends what is left and DISCONNECT, and reads until the server closes: closing with unread bytes would reset the
     /// connection, and the server might lose what it has not read yet.
     async fn say_goodbye(&mut self, disconnect: Disconnect) -> Result<(), Error> {
+        // What the user acknowledged before is part of what is left.
+        while let Ok(ack) = self.acks.try_recv() {
+            self.connection.queue(&ack)?;
+        }
         self.connection.queue(&Packet::Disconnect(disconnect))?;
         let Connection { reader, writer } = &mut self.connection;
         let write_all = async {

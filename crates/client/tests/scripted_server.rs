@@ -340,7 +340,7 @@ async fn by_hand_means_not_before_the_user_says_so() {
             let second = client.next().await.unwrap();
             client.acknowledge(&second).await.unwrap();
             client.acknowledge(&first).await.unwrap();
-            assert!(matches!(client.next().await.unwrap_err(), Error::Closed));
+            client.disconnect().await.unwrap();
         },
         |listener| async move {
             let mut server = accept(&listener, welcome()).await;
@@ -354,6 +354,7 @@ async fn by_hand_means_not_before_the_user_says_so() {
             let [one, two] = [1, 2].map(|number| PacketId::new(number).unwrap());
             assert_eq!(recv(&mut server).await, Packet::PubRec(success(two)));
             assert_eq!(recv(&mut server).await, Packet::PubAck(success(one)));
+            expect_disconnect(&mut server).await;
         },
     )
     .await;
