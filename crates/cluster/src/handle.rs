@@ -28,6 +28,9 @@ pub enum Error {
     /// A proposal may or may not commit. Close the connection rather than answer.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
+    /// Nothing changed, and why.
+    #[error("{0}")]
+    Refused(String),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

@@ -6,9 +6,15 @@
 
 mod config;
 mod event;
+mod fatal;
+mod groups;
 mod handle;
+mod identity_file;
+mod leaders;
+mod membership;
 mod publish;
 pub mod raft;
+mod readiness;
 pub mod rpc;
 mod session;
 mod status;

@@ -24,7 +24,7 @@ mod wire;
 
 pub use config::Config;
 pub use driver::Observer;
-pub use group::{GroupParts, Leadership, RaftGroup, StartError};
+pub use group::{GroupParts, Leadership, RaftGroup, StartError, erase};
 pub use magpie_storage::GroupId;
 pub use membership::{Members, MembershipError};
 pub use metrics::{Metrics, Replication};

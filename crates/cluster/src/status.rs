@@ -76,6 +76,9 @@ pub enum Fatal {
     /// Exit code 71.
     #[error("{0}")]
     Fenced(String),
+    /// This life was declared down while the node was cut off: start again, with a new one.
+    #[error("{0}")]
+    Down(String),
 }
 
 /// Why a node could not start.

@@ -29,6 +29,8 @@ pub struct ControlState {
     former: BTreeSet<NodeId>,
     /// Replicas of each partition, the preferred leader first.
     placement: BTreeMap<PartitionId, Vec<NodeId>>,
+    /// First placement of each partition that no leader is known to have had yet: who may found its group.
+    founders: BTreeMap<PartitionId, Vec<NodeId>>,
     routes: RouteTable<NodeId>,
     /// Keys of rows changed since the last checkpoint.
     changed: HashSet<Vec<u8>, foldhash::fast::FixedState>,
@@ -65,6 +67,13 @@ impl ControlState {
         &self.placement
     }
 
+    /// Who may found the group of a partition, the first one preferably: its first replicas, until it has had a leader. A node that is not
+    /// among them, or that comes back later without data, must never do it.
+    #[must_use]
+    pub const fn founders(&self) -> &BTreeMap<PartitionId, Vec<NodeId>> {
+        &self.founders
+    }
+
     /// Which nodes have an online subscriber for which filter.
     #[must_use]
     pub const fn routes(&self) -> &RouteTable<NodeId> {
@@ -97,13 +106,14 @@ impl StateMachine for ControlState {
                 members,
             }) => self.form(cluster, settings, members),
             Ok(ControlCommand::Join { member, replaces }) => self.join(member, replaces),
-            Ok(ControlCommand::Announce(member)) => self.announce(member),
+            Ok(ControlCommand::Announce { member, previous }) => self.announce(member, previous),
             Ok(ControlCommand::Down { node, incarnation }) => self.down(node, incarnation),
             Ok(ControlCommand::Remove { node }) => self.remove(node),
             Ok(ControlCommand::Place {
                 partition,
                 replicas,
             }) => self.place(partition, replicas),
+            Ok(ControlCommand::Founded { partitions }) => self.founded(&partitions),
             Ok(ControlCommand::Routes {
                 node,
                 incarnation,
@@ -165,16 +175,16 @@ impl ControlState {
 
     fn join(&mut self, member: Member, replaces: Option<NodeId>) -> ControlAnswer {
         if self.former.contains(&member.id) {
-            return refused(
-                "this identity left the cluster and cannot come back; wipe the data directory",
-            );
+            return ControlAnswer::Left;
         }
         let same_address = self
             .members
             .values()
             .find(|known| known.cluster_addr == member.cluster_addr);
         match same_address {
-            Some(known) if known.id == member.id => return self.announce(member),
+            Some(known) if known.id == member.id => {
+                return self.announce(member, Incarnation::default());
+            }
             Some(known) if replaces == Some(known.id) && known.state == MemberState::Up => {
                 return refused("the member with this address is up");
             }
@@ -202,16 +212,20 @@ impl ControlState {
     }
 
     /// A member started: its new life and its addresses.
-    fn announce(&mut self, member: Member) -> ControlAnswer {
+    fn announce(&mut self, member: Member, previous: Incarnation) -> ControlAnswer {
+        if self.former.contains(&member.id) {
+            return ControlAnswer::Left;
+        }
         let Some(known) = self.members.get(&member.id) else {
             return refused("not a member");
         };
         let (new, old) = (member.incarnation, known.incarnation);
-        if new.counter < old.counter || (new.counter == old.counter && new.nonce != old.nonce) {
+        let is_copy = |life: Incarnation| life.counter == old.counter && life.nonce != old.nonce;
+        if new.counter < old.counter || is_copy(new) || is_copy(previous) {
             return ControlAnswer::Fenced { newest: old };
         }
         if new == old && known.state == MemberState::Down {
-            return refused("this life was declared down; take a new one");
+            return ControlAnswer::Down;
         }
         if new != old {
             self.drop_routes(member.id);
@@ -272,7 +286,20 @@ impl ControlState {
             return refused("a partition is placed on members");
         }
         self.changed.insert(rows::placement_key(partition));
+        if !self.placement.contains_key(&partition) {
+            self.changed.insert(rows::founders_key(partition));
+            self.founders.insert(partition, replicas.clone());
+        }
         self.placement.insert(partition, replicas);
+        ControlAnswer::Done
+    }
+
+    fn founded(&mut self, partitions: &[PartitionId]) -> ControlAnswer {
+        for partition in partitions {
+            if self.founders.remove(partition).is_some() {
+                self.changed.insert(rows::founders_key(*partition));
+            }
+        }
         ControlAnswer::Done
     }
 

@@ -373,6 +373,20 @@ impl Staging {
     }
 }
 
+/// Removes the checkpoint of a group that does not run. Blocks.
+pub(super) fn remove(store: &dyn KeyValue, group: GroupId) -> io::Result<()> {
+    let slots = store.tree(SLOTS).map_err(io::Error::other)?;
+    for slot in [0, 1] {
+        store
+            .drop_tree(&tree_name(group, slot))
+            .map_err(io::Error::other)?;
+    }
+    let mut batch = Batch::default();
+    batch.delete(group.0.to_be_bytes().to_vec());
+    slots.apply(batch).map_err(io::Error::other)?;
+    store.flush().map_err(io::Error::other)
+}
+
 fn tree_name(group: GroupId, slot: u8) -> String {
     format!("raft-{group}-{slot}")
 }

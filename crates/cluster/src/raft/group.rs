@@ -15,6 +15,7 @@ use openraft::{Instant as _, ServerState};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint;
 use super::config::Config;
 use super::driver::{Driver, Observer, Raft, Shared};
 use super::entry::{Command, Types};
@@ -386,6 +387,26 @@ impl<M: StateMachine> RaftGroup<M> {
         // It fails if a task panicked, which was reported.
         let _ = self.inner.raft.shutdown().await;
     }
+}
+
+/// Removes everything that a group which does not run has on this node, votes included. The node must not be a member any more: it
+/// would forget whom it voted for.
+///
+/// # Errors
+/// The log's or the store's.
+pub async fn erase(log: &Log, store: &Arc<dyn KeyValue>, group: GroupId) -> io::Result<()> {
+    let (done, removed) = oneshot::channel();
+    // The log first: a log that begins after a lost checkpoint cannot be opened, a checkpoint without a log can.
+    log.remove_group(group, move |outcome| drop(done.send(outcome)))
+        .map_err(io::Error::other)?;
+    removed
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)?;
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || checkpoint::remove(&*store, group))
+        .await
+        .map_err(io::Error::other)?
 }
 
 type Watched = (

@@ -31,7 +31,12 @@ pub enum ControlCommand {
         replaces: Option<NodeId>,
     },
     /// A member has started.
-    Announce(Member),
+    Announce {
+        /// The member in its new life.
+        member: Member,
+        /// The life before, as its data directory says; counter 0 if there was none.
+        previous: Incarnation,
+    },
     /// A member's life is over.
     Down {
         /// Who.
@@ -50,6 +55,11 @@ pub enum ControlCommand {
         partition: PartitionId,
         /// The preferred leader first.
         replicas: Vec<NodeId>,
+    },
+    /// Partitions that have had a leader: nobody may found them any more.
+    Founded {
+        /// Which.
+        partitions: Vec<PartitionId>,
     },
     /// The first or the last online subscriber of some filters on a node.
     Routes {
@@ -88,6 +98,10 @@ pub enum ControlAnswer {
         /// That life.
         newest: Incarnation,
     },
+    /// This life of the node was declared down; it has to take a new one.
+    Down,
+    /// This identity left the cluster, and can never come back.
+    Left,
 }
 
 /// The commands that are JSON in the log.
@@ -102,7 +116,10 @@ enum Rare {
         member: Member,
         replaces: Option<NodeId>,
     },
-    Announce(Member),
+    Announce {
+        member: Member,
+        previous: Incarnation,
+    },
     Down {
         node: NodeId,
         incarnation: Incarnation,
@@ -113,6 +130,9 @@ enum Rare {
     Place {
         partition: PartitionId,
         replicas: Vec<NodeId>,
+    },
+    Founded {
+        partitions: Vec<PartitionId>,
     },
     SetDirect {
         filters: Vec<String>,
@@ -152,7 +172,7 @@ impl ControlCommand {
                 members,
             },
             Self::Join { member, replaces } => Rare::Join { member, replaces },
-            Self::Announce(member) => Rare::Announce(member),
+            Self::Announce { member, previous } => Rare::Announce { member, previous },
             Self::Down { node, incarnation } => Rare::Down { node, incarnation },
             Self::Remove { node } => Rare::Remove { node },
             Self::Place {
@@ -162,6 +182,7 @@ impl ControlCommand {
                 partition,
                 replicas,
             },
+            Self::Founded { partitions } => Rare::Founded { partitions },
             Self::SetDirect { filters } => Rare::SetDirect { filters },
         };
         out.put_u8(RARE);
@@ -217,7 +238,7 @@ impl From<Rare> for ControlCommand {
                 members,
             },
             Rare::Join { member, replaces } => Self::Join { member, replaces },
-            Rare::Announce(member) => Self::Announce(member),
+            Rare::Announce { member, previous } => Self::Announce { member, previous },
             Rare::Down { node, incarnation } => Self::Down { node, incarnation },
             Rare::Remove { node } => Self::Remove { node },
             Rare::Place {
@@ -227,6 +248,7 @@ impl From<Rare> for ControlCommand {
                 partition,
                 replicas,
             },
+            Rare::Founded { partitions } => Self::Founded { partitions },
             Rare::SetDirect { filters } => Self::SetDirect { filters },
         }
     }

@@ -14,6 +14,7 @@ mod table {
     pub(super) const MEMBER: u8 = b'm';
     pub(super) const FORMER: u8 = b'x';
     pub(super) const PLACEMENT: u8 = b'p';
+    pub(super) const FOUNDERS: u8 = b'f';
     pub(super) const ROUTE: u8 = b'r';
 }
 
@@ -36,7 +37,15 @@ pub(super) fn former_key(node: NodeId) -> Vec<u8> {
 }
 
 pub(super) fn placement_key(partition: PartitionId) -> Vec<u8> {
-    let mut key = vec![table::PLACEMENT];
+    partition_key(table::PLACEMENT, partition)
+}
+
+pub(super) fn founders_key(partition: PartitionId) -> Vec<u8> {
+    partition_key(table::FOUNDERS, partition)
+}
+
+fn partition_key(table: u8, partition: PartitionId) -> Vec<u8> {
+    let mut key = vec![table];
     key.put_u16_le(partition.0);
     key
 }
@@ -88,6 +97,11 @@ impl ControlState {
                     .keys()
                     .map(|partition| placement_key(*partition)),
             )
+            .chain(
+                self.founders
+                    .keys()
+                    .map(|partition| founders_key(*partition)),
+            )
             .chain(routes.map(|filter| route_key(&filter)))
     }
 
@@ -95,6 +109,7 @@ impl ControlState {
     pub(super) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
         let (table, rest) = key.split_first()?;
         let node = || Some(NodeId(u64::from_le_bytes(rest.try_into().ok()?)));
+        let partition = || Some(PartitionId(u16::from_le_bytes(rest.try_into().ok()?)));
         match *table {
             table::SETTINGS => Some(to_json(&SettingsRow {
                 cluster: self.cluster?,
@@ -102,10 +117,8 @@ impl ControlState {
             })),
             table::MEMBER => self.members.get(&node()?).map(to_json),
             table::FORMER => self.former.contains(&node()?).then(Vec::new),
-            table::PLACEMENT => {
-                let partition = PartitionId(u16::from_le_bytes(rest.try_into().ok()?));
-                self.placement.get(&partition).map(to_json)
-            }
+            table::PLACEMENT => self.placement.get(&partition()?).map(to_json),
+            table::FOUNDERS => self.founders.get(&partition()?).map(to_json),
             table::ROUTE => {
                 self.route_value(&TopicFilter::try_from(std::str::from_utf8(rest).ok()?).ok()?)
             }
@@ -146,6 +159,11 @@ impl ControlState {
                 let partition = PartitionId(read_u16(&mut key, "partition")?);
                 self.placement
                     .insert(partition, from_json(&value, "placement")?);
+            }
+            table::FOUNDERS => {
+                let partition = PartitionId(read_u16(&mut key, "partition")?);
+                self.founders
+                    .insert(partition, from_json(&value, "founders")?);
             }
             table::ROUTE => {
                 let filter = key

@@ -33,6 +33,14 @@ fn formed(nodes: u64) -> ControlState {
     state
 }
 
+fn announce(member: Member) -> ControlCommand {
+    let previous = Incarnation {
+        counter: member.incarnation.counter - 1,
+        nonce: member.id.0 * 1000 + member.incarnation.counter - 1,
+    };
+    ControlCommand::Announce { member, previous }
+}
+
 /// Takes steps until the plan is content, and gives their number.
 fn settle(state: &mut ControlState) -> usize {
     for steps in 0..1000 {
@@ -240,25 +248,21 @@ fn a_wiped_node_takes_the_place_of_its_former_self_only_when_that_is_down() {
 fn a_restored_or_copied_directory_is_fenced() {
     let mut state = formed(3);
     assert_eq!(
-        apply(&mut state, ControlCommand::Announce(member(2, 5))),
+        apply(&mut state, announce(member(2, 5))),
         ControlAnswer::Done
     );
     let newest = member(2, 5).incarnation;
     let fenced = ControlAnswer::Fenced { newest };
-    assert_eq!(
-        apply(&mut state, ControlCommand::Announce(member(2, 4))),
-        fenced,
-        "older"
-    );
+    assert_eq!(apply(&mut state, announce(member(2, 4))), fenced, "older");
     let mut copy = member(2, 5);
     copy.incarnation.nonce += 1;
     assert_eq!(
-        apply(&mut state, ControlCommand::Announce(copy)),
+        apply(&mut state, announce(copy)),
         fenced,
         "same counter, other nonce"
     );
     assert_eq!(
-        apply(&mut state, ControlCommand::Announce(member(2, 5))),
+        apply(&mut state, announce(member(2, 5))),
         ControlAnswer::Done,
         "a repeat"
     );
@@ -288,11 +292,11 @@ fn a_life_declared_down_comes_back_only_as_a_new_one() {
     );
     assert!(state.is_over(stream(1)));
     assert!(matches!(
-        apply(&mut state, ControlCommand::Announce(member(2, 1))),
+        apply(&mut state, announce(member(2, 1))),
         ControlAnswer::Refused(_)
     ));
     assert_eq!(
-        apply(&mut state, ControlCommand::Announce(member(2, 2))),
+        apply(&mut state, announce(member(2, 2))),
         ControlAnswer::Done
     );
     assert!(state.is_over(stream(1)) && !state.is_over(stream(2)));
@@ -320,7 +324,7 @@ fn routes_go_with_the_life_that_made_them() {
     routes(&mut state, 2, 1, &[route("chat/#", 0)]);
     assert_eq!(nodes_for(&state, "chat/1"), [1]);
     routes(&mut state, 2, 1, &[route("chat/#", 1)]);
-    apply(&mut state, ControlCommand::Announce(member(1, 2)));
+    apply(&mut state, announce(member(1, 2)));
     assert_eq!(nodes_for(&state, "chat/1"), [2]);
     assert_eq!(state.routes.shares().count(), 0);
 }

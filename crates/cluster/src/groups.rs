@@ -1,0 +1,105 @@
+//! The Raft groups that have a replica on this node.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use magpie_state::PartitionId;
+use magpie_state::control::ControlState;
+use magpie_state::partition::PartitionState;
+use tokio::sync::watch;
+
+use crate::raft::{GroupId, RaftGroup};
+
+/// The control group of every cluster.
+pub(crate) const CONTROL: GroupId = GroupId(0);
+
+/// The Raft group of a partition.
+pub(crate) const fn group_of(partition: PartitionId) -> GroupId {
+    GroupId(1 + partition.0 as u32)
+}
+
+/// The groups of this node, as they come and go. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Groups {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    control: OnceLock<RaftGroup<ControlState>>,
+    partitions: RwLock<HashMap<PartitionId, RaftGroup<PartitionState>>>,
+    generation: watch::Sender<u64>,
+}
+
+impl Groups {
+    /// The control group, once this node belongs to a cluster.
+    pub(crate) fn control(&self) -> Option<&RaftGroup<ControlState>> {
+        self.inner.control.get()
+    }
+
+    /// The replica of a partition, if one lives here.
+    pub(crate) fn partition(&self, partition: PartitionId) -> Option<RaftGroup<PartitionState>> {
+        let partitions = self
+            .inner
+            .partitions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        partitions.get(&partition).cloned()
+    }
+
+    /// Every replica that lives here.
+    pub(crate) fn partitions(&self) -> Vec<(PartitionId, RaftGroup<PartitionState>)> {
+        let partitions = self
+            .inner
+            .partitions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        partitions
+            .iter()
+            .map(|(partition, group)| (*partition, group.clone()))
+            .collect()
+    }
+
+    /// Changes whenever a replica appears or goes.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.inner.generation.subscribe()
+    }
+
+    /// The control group runs. Called once.
+    pub(crate) fn set_control(&self, control: RaftGroup<ControlState>) {
+        let first = self.inner.control.set(control).is_ok();
+        debug_assert!(first, "a node starts its control group once");
+        self.inner
+            .generation
+            .send_modify(|generation| *generation += 1);
+    }
+
+    /// A replica runs.
+    pub(crate) fn insert(&self, partition: PartitionId, group: RaftGroup<PartitionState>) {
+        let mut partitions = self
+            .inner
+            .partitions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        partitions.insert(partition, group);
+        drop(partitions);
+        self.inner
+            .generation
+            .send_modify(|generation| *generation += 1);
+    }
+
+    /// A replica is about to be stopped.
+    pub(crate) fn remove(&self, partition: PartitionId) -> Option<RaftGroup<PartitionState>> {
+        let mut partitions = self
+            .inner
+            .partitions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let removed = partitions.remove(&partition);
+        drop(partitions);
+        self.inner
+            .generation
+            .send_modify(|generation| *generation += 1);
+        removed
+    }
+}
