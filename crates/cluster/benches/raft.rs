@@ -49,7 +49,7 @@ impl StateMachine for Counter {
 
 async fn start(id: u64, dir: &std::path::Path, directory: &Directory) -> RaftGroup<Counter> {
     let options = Options {
-        segment_bytes: 16 << 20,
+        segment_bytes: 4 << 20,
         ..Options::default()
     };
     let dir = dir.join(id.to_string());
@@ -75,7 +75,9 @@ async fn start(id: u64, dir: &std::path::Path, directory: &Directory) -> RaftGro
         channels: Channels::new(identity, directory.clone()),
         registry,
         config: Config {
-            log_retain_bytes: 64 << 20,
+            // Soon in the steady state, in which segments are recycled instead of made.
+            log_retain_bytes: 8 << 20,
+            checkpoint_bytes: 4 << 20,
             ..Config::default()
         },
         observer: Arc::new(()),

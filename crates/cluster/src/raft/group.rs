@@ -32,6 +32,9 @@ use crate::rpc::Channels;
 /// A command counts at least so much towards the bytes in flight.
 const COMMAND_BYTES_MIN: usize = 256;
 
+/// Commands are at most so long: well below what a message between nodes can hold.
+const COMMAND_BYTES_MAX: usize = 16 << 20;
+
 /// What a group is made of.
 pub struct GroupParts<M: StateMachine> {
     /// Which group; the same on all nodes.
@@ -195,12 +198,18 @@ impl<M: StateMachine> RaftGroup<M> {
     /// each call before the next. `done` is called exactly once, for answers in log order, on the task that applies: it must be short and
     /// must not block.
     ///
-    /// Waits while too many bytes are in flight. If the future is dropped before it resolves, nothing was proposed and `done` is dropped.
+    /// Waits while too many bytes are in flight. If the future is dropped before it resolves, nothing was proposed; `done` is then
+    /// dropped, too, or called with [`ProposeError::Unknown`].
     pub async fn submit(
         &self,
         command: Bytes,
         done: impl FnOnce(Result<(u64, M::Answer), ProposeError>) + Send + 'static,
     ) {
+        if command.len() > self.command_bytes_max() {
+            // The log would refuse it, which Raft takes for a broken disk.
+            let bytes = command.len();
+            return done(Err(ProposeError::TooLong { bytes }));
+        }
         let limit = self.inner.config.inflight_bytes_max;
         let weight = command.len().max(COMMAND_BYTES_MIN).min(limit);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -220,6 +229,12 @@ impl<M: StateMachine> RaftGroup<M> {
             .raft
             .client_write_ff(Command(command), Some(completion))
             .await;
+    }
+
+    /// The longest command, in bytes: 16 MiB, or less if the segments of the node's log are small.
+    #[must_use]
+    pub fn command_bytes_max(&self) -> usize {
+        COMMAND_BYTES_MAX.min(self.inner.store.payload_bytes_max())
     }
 
     /// Proposes a command and waits for its index and answer, without a deadline of its own.

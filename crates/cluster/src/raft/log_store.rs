@@ -47,6 +47,11 @@ impl LogStore {
         &self.growth
     }
 
+    /// The longest payload that the log takes.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        self.log.payload_bytes_max()
+    }
+
     /// The indexes that there are.
     pub(super) fn range(&self) -> Range<u64> {
         self.log.range(self.group)

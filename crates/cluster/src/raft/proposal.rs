@@ -22,6 +22,12 @@ pub enum ProposeError {
     /// The group is stopped. Provably not proposed.
     #[error("the group is stopped")]
     Stopped,
+    /// Longer than an entry may be (see `RaftGroup::command_bytes_max`). Provably not proposed.
+    #[error("a command of {bytes} bytes is too long")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
 }
 
 /// What the library calls when a proposal is done. Whatever happens to the proposal, the function is called exactly once: with `None` if

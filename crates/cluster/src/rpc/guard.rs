@@ -196,3 +196,97 @@ fn parse(header: &str) -> Option<Peer> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::rpc::{Credentials, Secret};
+
+    fn identity(node: u64, cluster: Option<u128>, secret: &[u8]) -> Arc<Identity> {
+        let incarnation = Incarnation {
+            counter: 3,
+            nonce: u64::MAX,
+        };
+        let identity = Identity::new(NodeId(node), incarnation, Secret::new(secret));
+        if let Some(cluster) = cluster {
+            assert!(identity.join(ClusterId(cluster)));
+        }
+        identity
+    }
+
+    /// What the guard of node 2 in cluster 7 says to a call of node 1.
+    fn call(
+        cluster: Option<u128>,
+        secret: &[u8],
+        target: Option<u64>,
+    ) -> [Result<Peer, Status>; 2] {
+        let guard = Guard::new(identity(2, Some(7), b"secret"));
+        let mut credentials = Credentials::new(identity(1, cluster, secret), target.map(NodeId));
+        let request = credentials.call(Request::new(())).unwrap();
+        let peer = |request: Result<Request<()>, Status>| {
+            request.map(|request| *request.extensions().get::<Peer>().unwrap())
+        };
+        let copy = || {
+            let mut copy = Request::new(());
+            *copy.metadata_mut() = request.metadata().clone();
+            copy
+        };
+        [
+            peer(guard.members().call(copy())),
+            peer(guard.strangers().call(copy())),
+        ]
+    }
+
+    #[test]
+    fn a_member_is_admitted_and_named() {
+        let [member, _] = call(Some(7), b"secret", Some(2));
+        let peer = member.unwrap();
+        assert_eq!((peer.node, peer.target), (NodeId(1), Some(NodeId(2))));
+        assert_eq!(
+            (peer.incarnation.counter, peer.incarnation.nonce),
+            (3, u64::MAX)
+        );
+        assert_eq!(peer.cluster, Some(ClusterId(7)));
+    }
+
+    #[test]
+    fn what_does_not_match_is_refused() {
+        for (cluster, secret, target, code) in [
+            (
+                Some(8),
+                &b"secret"[..],
+                Some(2),
+                tonic::Code::FailedPrecondition,
+            ),
+            (None, b"secret", Some(2), tonic::Code::FailedPrecondition),
+            (Some(7), b"secret", Some(3), tonic::Code::FailedPrecondition),
+            (Some(7), b"secret", None, tonic::Code::FailedPrecondition),
+            (Some(7), b"secrex", Some(2), tonic::Code::Unauthenticated),
+            (Some(7), b"secret2", Some(2), tonic::Code::Unauthenticated),
+        ] {
+            let [member, stranger] = call(cluster, secret, target);
+            assert_eq!(member.unwrap_err().code(), code);
+            // A stranger only needs the secret.
+            assert_eq!(stranger.is_ok(), secret == b"secret");
+        }
+    }
+
+    #[test]
+    fn a_call_without_headers_is_refused() {
+        let guard = Guard::new(identity(2, Some(7), b""));
+        let refused = guard.strangers().call(Request::new(())).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
+
+    #[test]
+    fn the_doorkeeper_has_the_last_word() {
+        let guard = Guard::new(identity(2, Some(7), b""));
+        guard.set_doorkeeper(|peer| Err(format!("{} is fenced", peer.node)));
+        let mut credentials = Credentials::new(identity(1, Some(7), b""), Some(NodeId(2)));
+        let request = credentials.call(Request::new(())).unwrap();
+        let refused = guard.members().call(request).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    }
+}

@@ -24,6 +24,9 @@ fn commands_commit_on_the_leader_and_reach_all() {
     nodes.agree(100);
     let index = leader.block_on(leader.group.read_index()).unwrap();
     assert_eq!(index, leader.group.applied());
+    let long = "v".repeat(leader.group.command_bytes_max());
+    let refused = leader.put("k", &long).unwrap_err();
+    assert!(matches!(refused, ProposeError::TooLong { .. }));
     let follower = nodes.follower();
     let refused = follower.put("x", "y").unwrap_err();
     assert_eq!(
