@@ -14,7 +14,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use magpie_storage::{Entry, Error, GroupId, Log, Options, Purged, RealDisk};
+use magpie_storage::{Entry, GroupId, Log, Options, Purged, RealDisk};
 use rustix::time::{ClockId, clock_gettime};
 
 const ENTRIES: u64 = 8;
@@ -38,7 +38,7 @@ fn main() {
 
 /// One side of a comparison: appends durably, answering on another thread.
 trait Side: Send + Sync + 'static {
-    fn append(&self, group: u32, first: u64, done: Box<dyn FnOnce() + Send>);
+    fn append(&self, group: u32, first: u64, count: u64, done: Box<dyn FnOnce() + Send>);
 }
 
 fn append(base: &Path) {
@@ -84,7 +84,7 @@ fn measure(name: &str, groups: u32, side: Arc<dyn Side>) -> f64 {
                 while !stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
                     let opened = gate.clone();
-                    side.append(group, next, Box::new(move || opened.open()));
+                    side.append(group, next, ENTRIES, Box::new(move || opened.open()));
                     gate.wait();
                     times.push(began.elapsed().as_micros() as u64);
                     next += ENTRIES;
@@ -150,8 +150,8 @@ fn entries(first: u64, count: u64) -> Vec<Entry> {
 struct LogSide(Log);
 
 impl Side for LogSide {
-    fn append(&self, group: u32, first: u64, done: Box<dyn FnOnce() + Send>) {
-        let entries = entries(first, ENTRIES);
+    fn append(&self, group: u32, first: u64, count: u64, done: Box<dyn FnOnce() + Send>) {
+        let entries = entries(first, count);
         self.0
             .append(GroupId(group), entries, move |result| {
                 result.unwrap();
@@ -159,9 +159,9 @@ impl Side for LogSide {
             })
             .unwrap();
         // As a node does that snapshots: segments are recycled.
-        if first % 4096 == 1 && first > 16_384 {
+        if first % 4096 == 1 && first > 65_536 {
             let purged = Purged {
-                index: first - 16_384,
+                index: first - 65_536,
                 term: 1,
                 note: Bytes::new(),
             };
@@ -223,60 +223,61 @@ impl FileSide {
 }
 
 impl Side for FileSide {
-    fn append(&self, _: u32, first: u64, done: Box<dyn FnOnce() + Send>) {
+    fn append(&self, _: u32, first: u64, count: u64, done: Box<dyn FnOnce() + Send>) {
         self.jobs
             .0
             .lock()
             .unwrap()
-            .push((entries(first, ENTRIES), done));
+            .push((entries(first, count), done));
         self.jobs.1.notify_one();
     }
 }
 
-/// One append at a time at a steady rate, through many segments.
+/// One append at a time at a steady rate, through many segments, and the same on the file, which
+/// shows what the disk does by itself. The log is fresh in its first round, when all segments are
+/// prepared anew, and recycles in the later ones.
 fn latency(base: &Path) {
+    println!("one writer, 128 x {PAYLOAD_BYTES} B an append");
+    println!("side    appends  MB  p50 us  p99 us  p99.9 us  max us");
     let dir = tempfile::tempdir_in(base).unwrap();
-    let (log, _) = Log::open(dir.path(), Options::default(), RealDisk).unwrap();
+    let file = FileSide::open(&dir.path().join("file"));
+    let (log, _) = Log::open(dir.path().join("log"), Options::default(), RealDisk).unwrap();
     warm_up(&log);
-    for round in ["fresh segments", "recycled segments"] {
-        let segments = log.metrics().written_bytes;
-        let mut times = Vec::new();
-        let gate = Arc::new(Gate::default());
-        let mut next = log.range(GroupId(1)).end.max(1);
-        let end = Instant::now() + Duration::from_secs(8);
-        while Instant::now() < end {
-            let began = Instant::now();
-            let opened = gate.clone();
-            let done = move |result: Result<(), Error>| {
-                result.unwrap();
-                opened.open();
-            };
-            log.append(GroupId(1), entries(next, 128), done).unwrap();
-            gate.wait();
-            times.push(began.elapsed().as_micros() as u64);
-            next += 128;
-            if round == "recycled segments" && next % 4096 < 128 && next > 131_072 {
-                let purged = Purged {
-                    index: next - 131_072,
-                    term: 1,
-                    note: Bytes::new(),
-                };
-                log.purge(GroupId(1), purged, |_| {}).unwrap();
-            }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        times.sort_unstable();
-        let at = |per_mille: usize| times[times.len() * per_mille / 1000];
-        println!(
-            "128 x 256 B, {round}: {} appends, {} MB, p50 {} p99 {} p99.9 {} max {} us",
-            times.len(),
-            (log.metrics().written_bytes - segments) >> 20,
-            at(500),
-            at(990),
-            at(999),
-            times[times.len() - 1]
-        );
+    let log = LogSide(log);
+    let mut next = [1; 2];
+    for _ in 0..3 {
+        next[0] = steady("file", &file, next[0]);
+        next[1] = steady("log", &log, next[1]);
     }
+}
+
+fn steady(name: &str, side: &dyn Side, mut next: u64) -> u64 {
+    const COUNT: u64 = 128;
+    let first = next;
+    let mut times = Vec::new();
+    let gate = Arc::new(Gate::default());
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        let began = Instant::now();
+        let opened = gate.clone();
+        side.append(1, next, COUNT, Box::new(move || opened.open()));
+        gate.wait();
+        times.push(began.elapsed().as_micros() as u64);
+        next += COUNT;
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    times.sort_unstable();
+    let at = |per_mille: usize| times[times.len() * per_mille / 1000];
+    println!(
+        "{name:6}  {:7}  {:3}  {:6}  {:6}  {:6}  {:6}",
+        times.len(),
+        ((next - first) * PAYLOAD_BYTES as u64) >> 20,
+        at(500),
+        at(990),
+        at(999),
+        times[times.len() - 1]
+    );
+    next
 }
 
 /// Opens a gigabyte of entries of 256 B; memory per entry from what the process holds.
@@ -300,13 +301,13 @@ fn reopen(base: &Path) {
     drop(log);
     for _ in 0..3 {
         let before = resident_bytes();
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), cpu_seconds());
         let (log, recovered) = Log::open(dir.path(), Options::default(), RealDisk).unwrap();
-        let took = began.elapsed();
+        let (took, cpu) = (began.elapsed(), cpu_seconds() - cpu);
         let (records, live) = (recovered.records, log.metrics().live_bytes);
         let held = resident_bytes().saturating_sub(before);
         println!(
-            "reopened {} MB, {records} records in {:.2} s; resident memory grew {:.1} B a record",
+            "reopened {} MB, {records} records in {:.2} s ({cpu:.2} s of cpu); resident memory grew {:.1} B a record",
             live >> 20,
             took.as_secs_f64(),
             held as f64 / records as f64

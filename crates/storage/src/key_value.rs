@@ -76,8 +76,8 @@ pub struct Batch {
 impl Batch {
     /// The most keys of a batch: a bigger one holds up readers for too long.
     pub const KEYS_MAX: usize = 512;
-    /// The longest value. sled keeps longer ones in files of their own, which it does not make
-    /// durable as it should.
+    /// The longest value in bytes; longer ones are for the caller to split. sled would keep bigger
+    /// nodes in files of their own, which it does not make durable.
     pub const VALUE_BYTES_MAX: usize = 64 << 10;
 
     /// Sets a key.

@@ -10,6 +10,8 @@ use rustix::fs::fdatasync;
 use super::{Batch, KeyValue, Tree};
 use crate::error::Error;
 
+const SEGMENT_BYTES: usize = 8 << 20;
+
 /// sled's tree that exists always; not one of ours.
 const DEFAULT_TREE: &str = "__sled__default";
 
@@ -32,6 +34,10 @@ impl SledStore {
         let db = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
+            // sled writes a node beyond a quarter of a segment to a file of its own and never syncs
+            // that file. A node holds at most 17 values of Batch::VALUE_BYTES_MAX, so with this
+            // there are no such files.
+            .segment_size(SEGMENT_BYTES)
             // Flushed when the caller says so: a flush in between would make half a checkpoint
             // durable at a time that nobody chose.
             .flush_every_ms(None)

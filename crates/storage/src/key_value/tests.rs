@@ -81,3 +81,26 @@ fn memory_loses_only_what_was_not_flushed() {
     assert_eq!(pairs(&*tree, b"", b"").len(), 2);
     assert_eq!(tree.get(b"3").unwrap(), None);
 }
+
+#[test]
+fn sled_keeps_the_longest_values_in_the_file_that_is_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), 64 << 20).unwrap();
+    let tree = store.tree("one").unwrap();
+    for round in 0..4_u8 {
+        let mut batch = Batch::default();
+        for key in 0..100_u8 {
+            batch.put(vec![key, round], vec![key; Batch::VALUE_BYTES_MAX]);
+        }
+        tree.apply(batch).unwrap();
+        store.flush().unwrap();
+    }
+    drop(tree);
+    drop(store);
+    let blobs = std::fs::read_dir(dir.path().join("blobs")).unwrap().count();
+    assert_eq!(blobs, 0);
+    let store = SledStore::open(dir.path(), 64 << 20).unwrap();
+    let tree = store.tree("one").unwrap();
+    let value = tree.get(&[99, 3]).unwrap().unwrap();
+    assert_eq!(value, vec![99; Batch::VALUE_BYTES_MAX]);
+}

@@ -62,9 +62,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<
         mut groups,
         first_live,
         cut,
+        is_torn,
         records,
         watermark,
-        ..
     } = replay;
 
     let first = segments[0].number;
@@ -91,7 +91,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<
     };
     let spares = segments.split_off(active + 1);
     let active = segments[active].clone();
-    let torn = secure_end(&segments, end, watermark)?;
+    secure_end(&segments, end, watermark)?;
 
     let table = Segments::default();
     for segment in &segments {
@@ -103,7 +103,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<
     Ok(Found {
         groups,
         segments: table,
-        torn_tail: torn.then(|| TornTail {
+        torn_tail: is_torn.then(|| TornTail {
             file: active.path.clone(),
             offset: u64::from(end),
         }),
@@ -212,6 +212,7 @@ struct Replay {
     first_live: u32,
     /// Segment (as a place in the list) and offset of the first bad record.
     cut: Option<(usize, u32)>,
+    is_torn: bool,
     watermark: Position,
     records: u64,
 }
@@ -227,8 +228,14 @@ impl Replay {
         if let Some((cut, offset)) = self.cut {
             // Nothing may follow a bad record in a later segment: one is begun only when the
             // former is synced to its end.
-            let is_empty = matches!(scan.end,
-                End::Bad { offset, later_watermark: None } if offset == DATA_START);
+            let is_empty = matches!(
+                scan.end,
+                End::Bad {
+                    offset: DATA_START,
+                    is_torn: false,
+                    ..
+                }
+            );
             if !is_empty {
                 return Err(damaged(&all[cut], offset));
             }
@@ -242,6 +249,7 @@ impl Replay {
         }
         if let End::Bad {
             offset,
+            is_torn,
             later_watermark,
         } = scan.end
         {
@@ -250,6 +258,7 @@ impl Replay {
                 return Err(damaged(segment, offset));
             }
             self.cut = Some((number, offset));
+            self.is_torn = is_torn;
         }
         Ok(())
     }
@@ -319,10 +328,10 @@ fn damaged(segment: &Segment, offset: u32) -> Error {
     }
 }
 
-/// Makes the end of the log the same on disk as it was read. Returns whether bytes were cut off.
-fn secure_end(segments: &[Arc<Segment>], end: u32, watermark: Position) -> Result<bool, Error> {
+/// Makes the end of the log the same on disk as it was read.
+fn secure_end(segments: &[Arc<Segment>], end: u32, watermark: Position) -> Result<(), Error> {
     let Some((active, older)) = segments.split_last() else {
-        return Ok(false);
+        return Ok(());
     };
     // A seal may not be on disk yet if nothing follows it.
     if let Some(sealed) = older.last() {
@@ -358,10 +367,9 @@ fn rewrite(segment: &Segment, watermark: Position, end: u32) -> Result<(), Error
 }
 
 /// Zeroes the segment from `end` on, so that nothing left there can be taken for a record later.
-fn zero(segment: &Segment, end: u32) -> Result<bool, Error> {
+fn zero(segment: &Segment, end: u32) -> Result<(), Error> {
     let zeros = vec![0; ZERO_BYTES];
     let mut found = vec![0; ZERO_BYTES];
-    let mut torn = false;
     let mut offset = end;
     while offset < segment.bytes {
         let length = (segment.bytes - offset).min(ZERO_BYTES as u32) as usize;
@@ -369,9 +377,6 @@ fn zero(segment: &Segment, end: u32) -> Result<bool, Error> {
             .file
             .read_at(&mut found[..length], u64::from(offset))
             .map_err(Error::io("read", &segment.path))?;
-        if offset == end {
-            torn = found[..read.min(8)].iter().any(|byte| *byte != 0);
-        }
         if read < length || found[..length] != zeros[..length] {
             segment
                 .file
@@ -383,8 +388,7 @@ fn zero(segment: &Segment, end: u32) -> Result<bool, Error> {
     segment
         .file
         .sync()
-        .map_err(Error::io("sync", &segment.path))?;
-    Ok(torn)
+        .map_err(Error::io("sync", &segment.path))
 }
 
 /// Counts what each segment still holds, and makes sure that no group has a hole.

@@ -7,6 +7,8 @@ use super::record::{ALIGN, HEADER_BYTES, Header, Kind, Position, decode_header};
 use super::segment::{DATA_START, Segment};
 use crate::error::Error;
 
+const WINDOW_BYTES: usize = 512 << 10;
+
 /// What one segment holds.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -38,10 +40,12 @@ pub(super) struct ScannedHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// A seal: the log goes on in the next segment.
-    Sealed(u32),
+    Sealed,
     /// No valid record at this offset: the end of the log, or a damage.
     Bad {
         offset: u32,
+        /// Something of this life was written here or further on.
+        is_torn: bool,
         /// The highest watermark of the headers found further on.
         later_watermark: Option<Position>,
     },
@@ -49,43 +53,83 @@ pub(super) enum End {
 
 /// Scans a segment. `buffer` is only there to be used again.
 pub(super) fn scan(segment: &Segment, buffer: &mut Vec<u8>) -> Result<Scan, Error> {
-    buffer.resize(segment.bytes as usize, 0);
-    let read = segment
-        .file
-        .read_at(buffer, 0)
-        .map_err(Error::io("read", &segment.path))?;
-    let bytes = &buffer[..read];
-
+    let mut window = Window::new(segment, buffer);
     let mut scan = Scan {
         records: Vec::new(),
         notes: Vec::new(),
         watermark: Position::default(),
-        end: End::Sealed(0),
+        end: End::Sealed,
     };
     let mut offset = DATA_START as usize;
     loop {
-        let rest = bytes.get(offset..).unwrap_or_default();
-        let found = decode_header(rest, segment.salt, offset as u32);
-        let whole = found.and_then(|found| Some((found, found.payload(rest)?)));
-        let Some((found, payload)) = whole else {
+        let found = decode_header(
+            window.at(offset, HEADER_BYTES)?,
+            segment.salt,
+            offset as u32,
+        );
+        let payload = match &found {
+            Some(found) => found.payload(window.at(offset, found.record_bytes())?),
+            None => None,
+        };
+        let (Some(found), Some(payload)) = (found, payload) else {
+            let later_watermark = later_watermark(&mut window, segment, offset)?;
             scan.end = End::Bad {
                 offset: offset as u32,
-                later_watermark: later_watermark(bytes, segment.salt, offset),
+                is_torn: found.is_some() || later_watermark.is_some(),
+                later_watermark,
             };
             return Ok(scan);
         };
         let header = found.header;
         scan.watermark = scan.watermark.max(header.watermark);
         if header.kind == Kind::Seal {
-            scan.end = End::Sealed(offset as u32);
             return Ok(scan);
         }
         if !matches!(header.kind, Kind::Entry | Kind::Moved) {
             scan.notes.push(Bytes::copy_from_slice(payload));
         }
-        scan.records
-            .push(scanned(segment, offset, header, found.payload_bytes));
+        let record = scanned(segment, offset, header, found.payload_bytes);
+        scan.records.push(record);
         offset += found.record_bytes();
+    }
+}
+
+/// A part of a segment in memory: small enough to stay in the processor's cache.
+struct Window<'a> {
+    segment: &'a Segment,
+    buffer: &'a mut Vec<u8>,
+    start: usize,
+    filled: usize,
+}
+
+impl<'a> Window<'a> {
+    fn new(segment: &'a Segment, buffer: &'a mut Vec<u8>) -> Self {
+        Self {
+            segment,
+            buffer,
+            start: 0,
+            filled: 0,
+        }
+    }
+
+    /// The bytes from `offset` on, at least this many if the file has them.
+    fn at(&mut self, offset: usize, bytes: usize) -> Result<&[u8], Error> {
+        let end = (offset + bytes).min(self.segment.bytes as usize);
+        if offset < self.start || end > self.start + self.filled {
+            let wanted = WINDOW_BYTES.max(bytes);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
+            let limit = wanted.min((self.segment.bytes as usize).saturating_sub(offset));
+            self.filled = self
+                .segment
+                .file
+                .read_at(&mut self.buffer[..limit], offset as u64)
+                .map_err(Error::io("read", &self.segment.path))?;
+            self.start = offset;
+        }
+        let at = (offset - self.start).min(self.filled);
+        Ok(&self.buffer[at..self.filled])
     }
 }
 
@@ -108,10 +152,22 @@ fn scanned(segment: &Segment, offset: usize, header: Header, payload_bytes: usiz
 
 /// Searches behind a bad record. A header alone is proof enough that later bytes were written in
 /// this life of the segment.
-fn later_watermark(bytes: &[u8], salt: u64, bad: usize) -> Option<Position> {
-    (bad + ALIGN..bytes.len().saturating_sub(HEADER_BYTES - 1))
-        .step_by(ALIGN)
-        .filter_map(|offset| decode_header(&bytes[offset..], salt, offset as u32))
-        .map(|found| found.header.watermark)
-        .max()
+fn later_watermark(
+    window: &mut Window<'_>,
+    segment: &Segment,
+    bad: usize,
+) -> Result<Option<Position>, Error> {
+    let mut highest = None;
+    let mut offset = bad + ALIGN;
+    loop {
+        let bytes = window.at(offset, HEADER_BYTES)?;
+        if bytes.len() < HEADER_BYTES {
+            return Ok(highest);
+        }
+        for at in (0..=bytes.len() - HEADER_BYTES).step_by(ALIGN) {
+            let found = decode_header(&bytes[at..], segment.salt, (offset + at) as u32);
+            highest = highest.max(found.map(|found| found.header.watermark));
+        }
+        offset += (bytes.len() - HEADER_BYTES) / ALIGN * ALIGN + ALIGN;
+    }
 }
