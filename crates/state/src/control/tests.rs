@@ -197,7 +197,7 @@ fn a_node_that_is_down_keeps_its_replicas_until_it_is_removed() {
         },
     );
     assert!(
-        matches!(back, ControlAnswer::Refused(_)),
+        matches!(back, ControlAnswer::Left),
         "an identity that left never comes back"
     );
 }
@@ -266,6 +266,45 @@ fn a_restored_or_copied_directory_is_fenced() {
         ControlAnswer::Done,
         "a repeat"
     );
+    let second_start_of_a_copy = ControlCommand::Announce {
+        member: member(2, 6),
+        previous: Incarnation {
+            nonce: 1,
+            ..member(2, 5).incarnation
+        },
+    };
+    assert_eq!(apply(&mut state, second_start_of_a_copy), fenced);
+}
+
+#[test]
+fn only_the_first_replicas_found_a_partition_and_only_once() {
+    let mut state = formed(3);
+    settle(&mut state);
+    let partition = PartitionId(0);
+    let first = state.placement()[&partition].clone();
+    let replicas = vec![first[1]];
+    apply(
+        &mut state,
+        ControlCommand::Place {
+            partition,
+            replicas: replicas.clone(),
+        },
+    );
+    assert!(state.founders()[&partition].len() == 3);
+    apply(
+        &mut state,
+        ControlCommand::Founded {
+            partitions: vec![partition],
+        },
+    );
+    apply(
+        &mut state,
+        ControlCommand::Place {
+            partition,
+            replicas: first,
+        },
+    );
+    assert!(!state.founders().contains_key(&partition));
 }
 
 #[test]
@@ -291,10 +330,10 @@ fn a_life_declared_down_comes_back_only_as_a_new_one() {
         },
     );
     assert!(state.is_over(stream(1)));
-    assert!(matches!(
+    assert_eq!(
         apply(&mut state, announce(member(2, 1))),
-        ControlAnswer::Refused(_)
-    ));
+        ControlAnswer::Down
+    );
     assert_eq!(
         apply(&mut state, announce(member(2, 2))),
         ControlAnswer::Done
