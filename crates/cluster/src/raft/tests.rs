@@ -5,3 +5,4 @@ mod cluster;
 mod fatal;
 mod harness;
 mod log_suite;
+mod power_loss;
