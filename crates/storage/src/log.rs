@@ -207,28 +207,27 @@ impl Log {
             check_size(&entry.payload, bytes_max)?;
         }
         self.shared.queue.wait_for_room();
-        let cell = self.shared.group_or_new(group);
-        let mut state = cell.lock();
-        let first = entries.first().map_or(0, |entry| entry.index);
-        let expected = state.expected().unwrap_or(first);
-        for (entry, expected) in entries.iter().zip(expected..) {
-            if entry.index != expected {
-                return Err(Error::OutOfOrder {
-                    group,
-                    expected,
-                    found: entry.index,
-                });
+        self.change(group, |cell, state| {
+            let first = entries.first().map_or(0, |entry| entry.index);
+            let expected = state.expected().unwrap_or(first);
+            for (entry, expected) in entries.iter().zip(expected..) {
+                if entry.index != expected {
+                    return Err(Error::OutOfOrder {
+                        group,
+                        expected,
+                        found: entry.index,
+                    });
+                }
             }
-        }
-        // Queued while the group is locked: the queue has the order that memory shows.
-        let what = What::Append {
-            group: cell.clone(),
-            entries: entries.clone(),
-            truncations: state.truncations(),
-        };
-        self.push(what, Box::new(done))?;
-        entries.iter().for_each(|entry| state.append(entry));
-        Ok(())
+            let what = What::Append {
+                group: cell.clone(),
+                entries: entries.clone(),
+                truncations: state.truncations(),
+            };
+            self.push(what, Box::new(done))?;
+            entries.iter().for_each(|entry| state.append(entry));
+            Ok(())
+        })
     }
 
     /// Saves the group's vote, in place of the one before.
@@ -242,11 +241,11 @@ impl Log {
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<(), Error> {
         check_size(&vote, self.shared.options.payload_bytes_max())?;
-        let cell = self.shared.group_or_new(group);
-        let mut state = cell.lock();
-        self.push(What::Vote(cell.clone(), vote.clone()), Box::new(done))?;
-        state.vote.set(vote);
-        Ok(())
+        self.change(group, |cell, state| {
+            self.push(What::Vote(cell.clone(), vote.clone()), Box::new(done))?;
+            state.vote.set(vote);
+            Ok(())
+        })
     }
 
     /// Saves how far the group is committed. It becomes durable with the next operation that is, or
@@ -256,19 +255,19 @@ impl Log {
     /// As [`append`](Self::append).
     pub fn save_committed(&self, group: GroupId, committed: Bytes) -> Result<(), Error> {
         check_size(&committed, self.shared.options.payload_bytes_max())?;
-        let cell = self.shared.group_or_new(group);
-        let mut state = cell.lock();
-        if !state.committed_is_queued {
+        self.change(group, |cell, state| {
+            if state.committed_is_queued {
+                state.committed.value = Some(committed);
+                return Ok(());
+            }
             self.shared.queue.push(Operation {
                 what: What::Committed(cell.clone()),
                 done: None,
             })?;
             state.committed_is_queued = true;
             state.committed.set(committed);
-        } else {
-            state.committed.value = Some(committed);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Removes entries from `from` on. No effect on entries that were purged.
@@ -281,12 +280,12 @@ impl Log {
         from: u64,
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        let cell = self.shared.group_or_new(group);
-        let mut state = cell.lock();
-        let purged = state.purged.value.as_ref().map(|purged| purged.index + 1);
-        let from = from.max(purged.unwrap_or(0));
-        let freed = state.truncate(from);
-        self.push(What::Truncate(cell.clone(), from, freed), Box::new(done))
+        self.change(group, |cell, state| {
+            let purged = state.purged.value.as_ref().map(|purged| purged.index + 1);
+            let from = from.max(purged.unwrap_or(0));
+            let freed = state.truncate(from);
+            self.push(What::Truncate(cell.clone(), from, freed), Box::new(done))
+        })
     }
 
     /// Forgets entries up to and including `purged.index`, which may lie beyond the last entry:
@@ -301,21 +300,21 @@ impl Log {
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<(), Error> {
         check_size(&purged.note, self.shared.options.payload_bytes_max())?;
-        let cell = self.shared.group_or_new(group);
-        let mut state = cell.lock();
-        let newest = match &state.purged.value {
-            Some(newest) if newest.index > purged.index => newest.clone(),
-            _ => purged,
-        };
-        let is_durable = newest.index < state.durable_next();
-        let freed = state.purge(newest.clone());
-        let what = What::Purge {
-            group: cell.clone(),
-            purged: newest,
-            freed,
-            is_durable,
-        };
-        self.push(what, Box::new(done))
+        self.change(group, |cell, state| {
+            let newest = match &state.purged.value {
+                Some(newest) if newest.index > purged.index => newest.clone(),
+                _ => purged,
+            };
+            let is_durable = newest.index < state.durable_next();
+            let freed = state.purge(newest.clone());
+            let what = What::Purge {
+                group: cell.clone(),
+                purged: newest,
+                freed,
+                is_durable,
+            };
+            self.push(what, Box::new(done))
+        })
     }
 
     /// Forgets a group. The same id may be used again at once; it starts empty.
@@ -470,6 +469,23 @@ impl Log {
     /// Accepts nothing more, makes durable what is queued, and ends the threads. Blocks.
     pub fn close(&self) {
         self.threads.end();
+    }
+
+    /// Changes a group. What is queued meanwhile has the order that memory shows, since the group is
+    /// locked.
+    fn change<T>(
+        &self,
+        group: GroupId,
+        change: impl FnOnce(&Arc<GroupCell>, &mut Group) -> T,
+    ) -> T {
+        loop {
+            let cell = self.shared.group_or_new(group);
+            let mut state = cell.lock();
+            // Removed between the two lines above: nothing may be queued behind its removal.
+            if !state.is_removed {
+                return change(&cell, &mut state);
+            }
+        }
     }
 
     fn push(&self, what: What, done: Done) -> Result<(), Error> {

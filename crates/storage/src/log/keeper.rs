@@ -46,17 +46,14 @@ impl Keeper {
 
     pub(super) fn run(mut self) {
         loop {
-            let result = self
-                .drop_unneeded()
+            // While the log closes, the queue takes nothing more, but the committer may need
+            // spares for what is in it.
+            let result = unless_closed(self.drop_unneeded())
                 .and_then(|()| self.prepare())
-                .and_then(|()| self.compact());
-            match result {
-                Ok(()) => {}
-                Err(Error::Closed | Error::Stopped { .. }) => return,
-                Err(error) => {
-                    tracing::error!(%error, "log segments cannot be kept");
-                    return self.shared.spares.fail(error);
-                }
+                .and_then(|()| unless_closed(self.compact()));
+            if let Err(error) = result {
+                tracing::error!(%error, "log segments cannot be kept");
+                return self.shared.spares.fail(error);
             }
             self.watch_space();
             if !self.shared.spares.wait_as_keeper(REST) {
@@ -100,7 +97,7 @@ impl Keeper {
     fn prepare_all(&mut self) -> Result<(), Error> {
         while self.shared.spares.count() < self.shared.options.spare_segments {
             if self.shared.spares.is_closed() {
-                return Err(Error::Closed);
+                break;
             }
             let (disk, dir) = (&*self.shared.disk, &self.shared.dir);
             let free = match self.free.pop() {
@@ -112,7 +109,7 @@ impl Keeper {
                 None => {
                     let path = dir.join("filling.new");
                     let bytes = self.shared.options.segment_bytes;
-                    match create_filled(disk, &path, bytes) {
+                    match create_filled(disk, &path, bytes, Fill::Gently) {
                         Ok(file) => FreeFile { path, file, bytes },
                         Err(error) => {
                             // What was reserved of it is wanted elsewhere.
@@ -202,8 +199,24 @@ impl Keeper {
     }
 }
 
+fn unless_closed(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::Closed | Error::Stopped { .. }) => Ok(()),
+        result => result,
+    }
+}
+
 fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
     disk.remove(path).map_err(Error::io("remove", path))
+}
+
+/// How a new file is filled with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// Piece by piece, since one big flush would hold up the committer's.
+    Gently,
+    /// As fast as the disk takes it: nobody else writes yet.
+    AtOnce,
 }
 
 /// A file whose every page is written, so that later writes change no metadata.
@@ -211,6 +224,7 @@ pub(super) fn create_filled(
     disk: &dyn Disk,
     path: &Path,
     bytes: u32,
+    fill: Fill,
 ) -> Result<Arc<dyn DiskFile>, Error> {
     let file = disk.create(path).map_err(Error::io("create", path))?;
     file.allocate(u64::from(bytes))
@@ -221,9 +235,10 @@ pub(super) fn create_filled(
         let length = (bytes - offset).min(FILL_BYTES as u32);
         file.write_at(&zeros[..length as usize], u64::from(offset))
             .map_err(Error::io("fill", path))?;
-        // Piece by piece: one big flush would hold up the committer's.
-        file.sync().map_err(Error::io("sync", path))?;
         offset += length;
+        if fill == Fill::Gently || offset == bytes {
+            file.sync().map_err(Error::io("sync", path))?;
+        }
     }
     Ok(file)
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::group::{Group, Place, Purged};
-use super::keeper::{FreeFile, create_filled};
+use super::keeper::{Fill, FreeFile, create_filled};
 use super::record::{Kind, Position};
 use super::scan::{End, Scan, Scanned, scan};
 use super::segment::{self, DATA_START, Segment, Segments};
@@ -82,7 +82,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<
         None => {
             let number = segments[segments.len() - 1].number + 1;
             let path = dir.join("filling.new");
-            let file = create_filled(disk, &path, options.segment_bytes)?;
+            let file = create_filled(disk, &path, options.segment_bytes, Fill::AtOnce)?;
             let bytes = options.segment_bytes;
             let next = Segment::begin(disk, dir, &path, file, bytes, number)?;
             segments.push(Arc::new(next));
@@ -123,7 +123,7 @@ fn fresh(
     free: Vec<FreeFile>,
 ) -> Result<Found, Error> {
     let path = dir.join("filling.new");
-    let file = create_filled(disk, &path, options.segment_bytes)?;
+    let file = create_filled(disk, &path, options.segment_bytes, Fill::AtOnce)?;
     let active = Segment::begin(disk, dir, &path, file, options.segment_bytes, 1)?;
     let active = Arc::new(active);
     let segments = Segments::default();

@@ -133,3 +133,63 @@ fn purged_segments_are_recycled() {
         entries(4952..5001, 1)
     );
 }
+
+#[test]
+fn a_group_that_is_removed_and_used_again_starts_empty() {
+    let disk = SimulatedDisk::default();
+    let (log, _) = Log::open("/log", small(), disk.clone()).unwrap();
+    append(&log, GROUP, entries(1..50, 1));
+    log.append(GROUP, entries(50..60, 1), |_| {}).unwrap();
+    log.remove_group(GROUP, |_| {}).unwrap();
+    append(&log, GROUP, entries(7..9, 2));
+    drop(log);
+    let (log, _) = Log::open("/log", small(), disk).unwrap();
+    let found = log.read(GROUP, 0..100, usize::MAX).unwrap();
+    assert_eq!(found, entries(7..9, 2));
+}
+
+#[test]
+fn what_is_queued_can_be_truncated_and_written_anew() {
+    let disk = SimulatedDisk::default();
+    let (log, _) = Log::open("/log", small(), disk.clone()).unwrap();
+    for term in 1..200 {
+        log.append(GROUP, entries(5..20, term), |_| {}).unwrap();
+        log.truncate(GROUP, 10, |_| {}).unwrap();
+        log.append(GROUP, entries(10..12, term + 1), |_| {})
+            .unwrap();
+        assert_eq!(log.last(GROUP), Some((11, term + 1)));
+        log.truncate(GROUP, 5, |_| {}).unwrap();
+    }
+    append(&log, GROUP, entries(5..7, 999));
+    let found = log.read(GROUP, 0..100, usize::MAX).unwrap();
+    assert_eq!(found, entries(5..7, 999));
+    drop(log);
+    let (log, _) = Log::open("/log", small(), disk).unwrap();
+    let found = log.read(GROUP, 0..100, usize::MAX).unwrap();
+    assert_eq!(found, entries(5..7, 999));
+}
+
+#[test]
+fn a_log_that_closes_makes_durable_what_is_queued_over_many_segments() {
+    for _ in 0..20 {
+        let disk = SimulatedDisk::default();
+        let (log, _) = Log::open("/log", small(), disk.clone()).unwrap();
+        for first in (1..4000).step_by(100) {
+            log.append(GROUP, entries(first..first + 100, 1), |_| {})
+                .unwrap();
+            let purged = Purged {
+                index: first + 98,
+                term: 1,
+                note: Bytes::new(),
+            };
+            log.purge(GROUP, purged, |_| {}).unwrap();
+        }
+        log.close();
+        assert!(matches!(
+            log.append(GROUP, entries(4001..4002, 1), |_| {}),
+            Err(Error::Closed)
+        ));
+        let (log, _) = Log::open("/log", small(), disk).unwrap();
+        assert_eq!(log.range(GROUP), 4000..4001);
+    }
+}
