@@ -60,6 +60,7 @@ pub(crate) async fn remove(
     })?;
     match cluster.remove_member(NodeId(id)).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(magpie_cluster::Error::Refused(why)) => Err(ApiError::new(StatusCode::CONFLICT, why)),
         Err(error) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             error.to_string(),

@@ -1,0 +1,73 @@
+//! The section `[cluster]`: timing and bounds of what happens between nodes.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use magpie_cluster::Config;
+use serde::{Deserialize, Serialize};
+
+/// The same on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ClusterSettings {
+    /// How often a leader of a group tells the others that it is there.
+    #[serde(with = "humantime_serde")]
+    pub(crate) heartbeat: Duration,
+    /// Silent for so long, a leader is replaced; each node waits between once and twice this. At least ten times the usual p99.9 of
+    /// fdatasync on the data directory: raise it on slow disks.
+    #[serde(with = "humantime_serde")]
+    pub(crate) election_timeout: Duration,
+    /// Without a quorum for so long, the node fails its readiness check, so that the balancer moves its clients.
+    #[serde(with = "humantime_serde")]
+    pub(crate) quorum_lost_after: Duration,
+    /// Silent for so long, a node is declared down and its clients' attachments end; it closes them itself before that. At least
+    /// five times `quorum_lost_after`.
+    #[serde(with = "humantime_serde")]
+    pub(crate) down_after: Duration,
+    /// Bytes of log kept per group for readers that fell behind, beyond what the nodes themselves need.
+    pub(crate) log_retain_bytes: ByteSize,
+    /// Age up to which log is kept.
+    #[serde(with = "humantime_serde")]
+    pub(crate) log_retain: Duration,
+    /// Bytes that one link to another node, or one stream into a partition, may have queued. A full link drops QoS 0, and holds
+    /// publishers of QoS 1 and 2 back.
+    pub(crate) queue_bytes: ByteSize,
+    /// How long the last unsubscription of a filter waits before the other nodes are told, in case somebody subscribes again.
+    #[serde(with = "humantime_serde")]
+    pub(crate) route_linger: Duration,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        let config = Config::default();
+        Self {
+            heartbeat: config.heartbeat,
+            election_timeout: config.election_timeout,
+            quorum_lost_after: config.quorum_lost_after,
+            down_after: config.down_after,
+            log_retain_bytes: ByteSize::b(config.log_retain_bytes),
+            log_retain: config.log_retain,
+            queue_bytes: ByteSize::b(config.queue_bytes as u64),
+            route_linger: config.route_linger,
+        }
+    }
+}
+
+impl ClusterSettings {
+    /// Whether `key` of [`Config`] is set in this section.
+    pub(crate) fn has(key: &str) -> bool {
+        super::keys::known().any(|known| known.section == "cluster" && known.name == key)
+    }
+
+    /// Puts this section's values in.
+    pub(crate) fn apply(&self, config: &mut Config) {
+        config.heartbeat = self.heartbeat;
+        config.election_timeout = self.election_timeout;
+        config.quorum_lost_after = self.quorum_lost_after;
+        config.down_after = self.down_after;
+        config.log_retain_bytes = self.log_retain_bytes.as_u64();
+        config.log_retain = self.log_retain;
+        config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
+        config.route_linger = self.route_linger;
+    }
+}
