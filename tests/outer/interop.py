@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+"""Real clients on different nodes of `magpie dev` talk to each other, in every combination of library, version, node and QoS."""
+
+import argparse
+import socket
+import struct
+import sys
+import time
+from collections import Counter
+
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from clients import MosquittoSub, MqttJs, Paho, mosquitto_pub, properties
+from nodes import Dev
+from report import Suite, check
+
+QOS = (0, 1, 2)
+VERSIONS = (4, 5)
+# The direct class, which is QoS 0, promises that a subscription is known on the other nodes 200 ms after it was asked for, or
+# with the SUBACK, whichever is first; so does every suite that publishes QoS 0 on one node and expects it on another.
+ROUTES_KNOWN_S = 1.0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--magpie", required=True, help="the binary")
+    parser.add_argument("--seed", type=int)
+    arguments = parser.parse_args()
+    suite = Suite("interop", arguments.seed)
+    dev = Dev(arguments.magpie)
+    if not suite.step("magpie dev starts three nodes", dev.__enter__):
+        return suite.end()
+    try:
+        suite.step("every library, version, QoS and filter, all ordered pairs of nodes", everybody_to_everybody, dev)
+        suite.step("a subscription's QoS is the most that is delivered", downgrade, dev)
+        for version in VERSIONS:
+            for qos in QOS:
+                suite.step(f"order of 1000 pipelined, version {version}, QoS {qos}", order_of_1000, dev, version, qos)
+        suite.step("250 kB of payload, all ordered pairs", large_payload, dev, suite.random)
+        for qos in QOS:
+            suite.step(f"share groups, QoS {qos}: each message to one member", share_groups, dev, qos)
+        suite.step("a newer connection takes over from another node", takeover, dev)
+        for version in VERSIONS:
+            suite.step(f"subscribe, then publish at once, 300 rounds, version {version}", subscribe_then_publish, dev, version)
+        suite.step("unsubscribe ends the messages", unsubscribe, dev)
+        suite.step("user properties, response topic, correlation data, content type", request_and_response, dev)
+        suite.step("message expiry goes down, or the message ends", message_expiry, dev)
+        suite.step("topic alias", topic_alias, dev)
+        suite.step("subscription identifiers", subscription_ids, dev)
+        suite.step("no local", no_local, dev)
+        suite.step("what does not exist yet is refused, not lied about", honest_connack, dev)
+        suite.step("the will of a connection that breaks", will, dev)
+        suite.step("magpie dev stops cleanly", lambda: f"{dev.stop():.1f} s")
+    finally:
+        dev.__exit__(None, None, None)
+    return suite.end()
+
+
+def everybody_to_everybody(dev):
+    """Three kinds of subscribers in two versions on three nodes; as many publishers; each message reaches each subscriber once."""
+    filters = ["pairs/exact", "pairs/plus/+/end", "pairs/hash/#"]
+    topics = ["pairs/exact", "pairs/plus/any/end", "pairs/hash/a/b"]
+    js = MqttJs()
+    subscribers, publishers = {}, {}
+    try:
+        for version in VERSIONS:
+            for node, port in enumerate(dev.mqtt):
+                subscribers["paho", version, node] = client = Paho(port, version)
+                check(client.subscribe(*[(name, 2) for name in filters]) == [2, 2, 2], "granted QoS")
+                subscribers["mosquitto", version, node] = MosquittoSub(port, version, filters, 2)
+                subscribers["mqtt.js", version, node] = client = js.connect(port, version)
+                check(client.subscribe(filters, 2) == [2, 2, 2], "granted QoS")
+                publishers["paho", version, node] = Paho(port, version)
+                publishers["mqtt.js", version, node] = js.connect(port, version)
+        time.sleep(ROUTES_KNOWN_S)
+
+        expected = Counter()
+        for version in VERSIONS:
+            for node, port in enumerate(dev.mqtt):
+                for topic in topics:
+                    for qos in QOS:
+                        for kind in ("paho", "mosquitto", "mqtt.js"):
+                            payload = f"from {kind} {version} node {node} qos {qos}"
+                            expected[topic, payload, qos] += 1
+                            if kind == "mosquitto":
+                                mosquitto_pub(port, version, topic, payload, qos)
+                            else:
+                                publishers[kind, version, node].publish(topic, payload.encode(), qos)
+
+        total = sum(expected.values())
+        for (kind, version, node), subscriber in subscribers.items():
+            who = f"{kind} {version} on node {node + 1}"
+            with subscriber.changed:
+                subscriber.changed.wait_for(lambda subscriber=subscriber: len(subscriber.all) >= total, 20)
+            got = Counter((m.topic, m.payload.decode(), m.qos) for m in subscriber.settle(0.2))
+            missing, extra = expected - got, got - expected
+            check(not missing and not extra, f"{who}: missing {sum(missing.values())} {list(missing)[:3]}, "
+                                             f"extra {sum(extra.values())} {list(extra)[:3]}")
+        return f"{total} messages, {total * len(subscribers)} deliveries"
+    finally:
+        for client in (*subscribers.values(), *publishers.values()):
+            client.close()
+        js.close()
+
+
+def downgrade(dev):
+    publisher = Paho(dev.mqtt[0], 5)
+    for granted in QOS:
+        subscriber = Paho(dev.mqtt[1], 5)
+        check(subscriber.subscribe((f"downgrade/{granted}", granted)) == [granted], "granted QoS")
+        time.sleep(ROUTES_KNOWN_S if granted == 0 else 0)
+        for qos in (1, 2):
+            publisher.publish(f"downgrade/{granted}", b"x", qos)
+            (message,) = subscriber.take(1)
+            check(message.qos == min(qos, granted), f"published at {qos}, granted {granted}, came at {message.qos}")
+        subscriber.close()
+    publisher.close()
+
+
+def order_of_1000(dev, version, qos):
+    subscriber = Paho(dev.mqtt[2], version)
+    topic = f"order/{version}/{qos}"
+    subscriber.subscribe((topic, qos))
+    time.sleep(ROUTES_KNOWN_S if qos == 0 else 0)
+    publisher = Paho(dev.mqtt[0], version, window=1000)
+    started = time.monotonic()
+    sent = [publisher.send(topic, str(number).encode(), qos) for number in range(1000)]
+    if qos:
+        codes = {publisher.outcome(mid) for mid in sent}
+        check(codes <= {0, 0x10}, f"acknowledged with {codes}")
+    got = [int(m.payload) for m in subscriber.take(1000)]
+    took = time.monotonic() - started
+    wrong = [number for number, came in enumerate(got) if number != came]
+    check(not wrong, f"out of order from message {wrong[:1]} on")
+    check(subscriber.settle(0.2) == [], "more than were sent")
+    publisher.close()
+    subscriber.close()
+    return f"{took:.2f} s until all arrived"
+
+
+def large_payload(dev, random):
+    payload = random.randbytes(250_000)
+    subscribers = [Paho(port, 5) for port in dev.mqtt]
+    for subscriber in subscribers:
+        subscriber.subscribe(("large/#", 2))
+    time.sleep(ROUTES_KNOWN_S)
+    for number, port in enumerate(dev.mqtt):
+        publisher = Paho(port, 4 + number % 2)
+        for qos in QOS:
+            publisher.publish(f"large/{number}/{qos}", payload, qos)
+        # QoS 0 goes out with the connection, before its end.
+        for subscriber in subscribers:
+            for message in subscriber.take(3):
+                check(message.payload == payload, f"{message.topic}: the payload changed")
+        publisher.close()
+    for subscriber in subscribers:
+        subscriber.close()
+
+
+def share_groups(dev, qos):
+    """Two groups with a member on each node and one beside them; each message once per group."""
+    topic = f"share/{qos}/x"
+    groups = {name: [Paho(port, 5) for port in dev.mqtt] for name in ("red", "blue")}
+    alone = Paho(dev.mqtt[1], 4)
+    for name, members in groups.items():
+        for member in members:
+            member.subscribe((f"$share/{name}/share/{qos}/+", qos))
+    alone.subscribe((topic, qos))
+    time.sleep(ROUTES_KNOWN_S)
+    publishers = [Paho(port, 5) for port in dev.mqtt]
+    expected = set()
+    for number in range(300):
+        payload = str(number).encode()
+        expected.add(payload)
+        publishers[number % 3].publish(topic, payload, qos)
+    check({m.payload for m in alone.take(300)} == expected, "the subscriber outside misses some")
+    shares = {}
+    for name, members in groups.items():
+        came = [[m.payload for m in member.settle(0.5)] for member in members]
+        together = sorted(payload for one in came for payload in one)
+        check(together == sorted(expected), f"{name}: {len(together)} deliveries of 300 messages, {len(set(together))} different")
+        shares[name] = [len(one) for one in came]
+    for client in (*publishers, alone, *groups["red"], *groups["blue"]):
+        client.close()
+    return f"shares {shares}"
+
+
+def takeover(dev):
+    """The older connection of a client id ends with 0x8E, wherever the newer one is; the newer one works."""
+    times = []
+    for before in dev.mqtt:
+        for after in dev.mqtt:
+            old = Paho(before, 5, "taken-over")
+            old.subscribe(("taken", 1))
+            started = time.monotonic()
+            new = Paho(after, 5, "taken-over")
+            times.append(time.monotonic() - started)
+            check(old.wait_end() == 0x8E, f"the older connection ended with {old.end}")
+            check(not new.connack[2].session_present, "session present although nothing is kept")
+            new.subscribe(("taken", 1))
+            new.publish("taken", b"to the newer", 1)
+            check([m.payload for m in new.take(1)] == [b"to the newer"], "the newer one got something else")
+            check(old.all == [], "the older one got something")
+            old.close()
+            new.close()
+    return f"CONNACK after {1000 * max(times):.0f} ms at most"
+
+
+def subscribe_then_publish(dev, version):
+    """Nothing that is published after the SUBACK is missed, from whichever node it comes."""
+    publishers = [Paho(port, version) for port in dev.mqtt]
+    subscribers = [Paho(port, version) for port in dev.mqtt]
+    for number in range(300):
+        topic = f"at-once/{version}/{number}"
+        subscriber, publisher = subscribers[number % 3], publishers[number // 3 % 3]
+        wanted = (topic, f"at-once/{version}/{number}/#", f"at-once/{version}/+")[number % 3]
+        subscriber.subscribe((wanted, 1))
+        publisher.publish(topic, b"x", 1 + number % 2)
+        (message,) = subscriber.take(1)
+        check(message.topic == topic, f"got {message.topic} instead of {topic}")
+        subscriber.unsubscribe(wanted)
+    for client in (*publishers, *subscribers):
+        client.close()
+
+
+def unsubscribe(dev):
+    subscriber, publisher = Paho(dev.mqtt[0], 5), Paho(dev.mqtt[1], 5)
+    subscriber.subscribe(("leave/a", 1), ("leave/b", 1))
+    subscriber.unsubscribe("leave/a")
+    publisher.publish("leave/a", b"unwanted", 1)
+    publisher.publish("leave/b", b"wanted", 1)
+    check([m.payload for m in subscriber.take(1)] == [b"wanted"], "the wrong one came")
+    check(subscriber.settle(0.5) == [], "something came after UNSUBACK")
+    subscriber.close()
+    publisher.close()
+
+
+def request_and_response(dev):
+    asking, answering = Paho(dev.mqtt[0], 5), Paho(dev.mqtt[2], 5)
+    asking.subscribe(("answers/here", 1))
+    answering.subscribe(("questions", 1))
+    asked = properties("PUBLISH", ResponseTopic="answers/here", CorrelationData=b"\x00\x01\xff", ContentType="text/plain",
+                       PayloadFormatIndicator=1, UserProperty=[("a", "1"), ("b", "2"), ("a", "3")])
+    asking.publish("questions", b"?", 1, props=asked)
+    (question,) = answering.take(1)
+    got = question.properties
+    check(got.UserProperty == [("a", "1"), ("b", "2"), ("a", "3")], f"user properties {got.UserProperty}")
+    check(got.ContentType == "text/plain" and got.PayloadFormatIndicator == 1, "content type or format indicator")
+    answering.publish(got.ResponseTopic, b"!", 1, props=properties("PUBLISH", CorrelationData=got.CorrelationData))
+    (answer,) = asking.take(1)
+    check(answer.properties.CorrelationData == b"\x00\x01\xff", "correlation data")
+    asking.close()
+    answering.close()
+
+
+def message_expiry(dev):
+    subscriber, publisher = Paho(dev.mqtt[1], 5), Paho(dev.mqtt[0], 5)
+    subscriber.subscribe(("expiry", 1))
+    publisher.publish("expiry", b"long", 1, props=properties("PUBLISH", MessageExpiryInterval=600))
+    (message,) = subscriber.take(1)
+    left = message.properties.MessageExpiryInterval
+    check(590 <= left <= 600, f"600 s have become {left} s")
+    subscriber.close()
+    publisher.close()
+
+
+def topic_alias(dev):
+    subscriber = Paho(dev.mqtt[1], 5)
+    publisher = Paho(dev.mqtt[0], 5)
+    maximum = getattr(publisher.connack[1], "TopicAliasMaximum", 0)
+    check(maximum > 0, "the server takes no topic alias")
+    subscriber.subscribe(("alias/long/name", 1))
+    publisher.publish("alias/long/name", b"1", 1, props=properties("PUBLISH", TopicAlias=1))
+    publisher.publish("", b"2", 1, props=properties("PUBLISH", TopicAlias=1))
+    got = subscriber.take(2)
+    check([(m.topic, m.payload) for m in got] == [("alias/long/name", b"1"), ("alias/long/name", b"2")], f"got {got}")
+    if maximum < 65535:
+        publisher.send("alias/long/name", b"3", 1, props=properties("PUBLISH", TopicAlias=maximum + 1))
+        check(publisher.wait_end() == 0x94, f"an alias above the maximum ended the connection with {publisher.end}")
+    subscriber.close()
+    publisher.close()
+    return f"maximum {maximum}"
+
+
+def subscription_ids(dev):
+    subscriber, publisher = Paho(dev.mqtt[1], 5), Paho(dev.mqtt[0], 5)
+    subscriber.subscribe(("ids/+", 1), subscription_id=7)
+    subscriber.subscribe(("ids/#", 1), subscription_id=268_435_455)
+    publisher.publish("ids/x", b"x", 1)
+    messages = subscriber.settle(1.0)
+    ids = sorted(number for m in messages for number in m.properties.SubscriptionIdentifier)
+    check(ids == [7, 268_435_455], f"identifiers {ids} in {len(messages)} messages")
+    subscriber.close()
+    publisher.close()
+
+
+def no_local(dev):
+    both, other = Paho(dev.mqtt[0], 5), Paho(dev.mqtt[1], 5)
+    both.subscribe(("local", 1), options=SubscribeOptions(qos=1, noLocal=True))
+    both.publish("local", b"mine", 1)
+    other.publish("local", b"theirs", 1)
+    check([m.payload for m in both.settle(1.0)] == [b"theirs"], "no local is not kept")
+    both.close()
+    other.close()
+
+
+def honest_connack(dev):
+    """Retained messages and sessions that outlive their connection come with a later version: until then the server says so."""
+    client = Paho(dev.mqtt[0], 5, "honest", connect_properties=properties("CONNECT", SessionExpiryInterval=3600))
+    told = client.connack[1]
+    check(getattr(told, "RetainAvailable", 1) == 0, "CONNACK does not say Retain Available 0")
+    check(getattr(told, "SessionExpiryInterval", 3600) == 0, "CONNACK does not say Session Expiry Interval 0")
+    check(not client.connack[2].session_present, "session present")
+    client.send("honest", b"x", 1, retain=True)
+    check(client.wait_end() == 0x9A, f"a retained PUBLISH ended the connection with {client.end}")
+    client.close()
+    # 3.1.1 has no way to be told: the message is delivered, and not kept.
+    client, subscriber = Paho(dev.mqtt[0], 4), Paho(dev.mqtt[1], 4)
+    subscriber.subscribe(("honest/3", 1))
+    client.publish("honest/3", b"x", 1, retain=True)
+    (message,) = subscriber.take(1)
+    check(not message.retain, "a live message has the retain flag")
+    late = Paho(dev.mqtt[2], 4)
+    late.subscribe(("honest/3", 1))
+    check(late.settle(0.5) == [], "a message was retained")
+    for one in (client, subscriber, late):
+        one.close()
+
+
+def will(dev):
+    watcher = Paho(dev.mqtt[1], 5)
+    watcher.subscribe(("wills/#", 1))
+    # By hand, since a library would say goodbye.
+    variable = b"\x00\x04MQTT\x04" + bytes([0b0000_1110]) + struct.pack("!H", 30)
+    fields = b"".join(struct.pack("!H", len(f)) + f for f in (b"mortal", b"wills/mortal", b"gone"))
+    for leave, expected in ((b"\xe0\x00", []), (b"", [b"gone"])):
+        with socket.create_connection(("127.0.0.1", dev.mqtt[0]), 10) as mortal:
+            mortal.sendall(b"\x10" + bytes([len(variable + fields)]) + variable + fields)
+            check(mortal.recv(4) == b"\x20\x02\x00\x00", "no CONNACK")
+            mortal.sendall(leave)
+        if expected:
+            check([m.payload for m in watcher.take(1)] == expected, "the will is another one")
+        check(watcher.settle(0.5) == [], "a will that should not be")
+    watcher.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Nodes as real processes on this machine, each on ports of its own."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from report import Failure, check, say, wait_until
+
+# A machine that is busy compiling is slow; what must be quick is measured where it matters.
+READY_WITHIN_S = 60
+
+
+def free_ports(count):
+    """So many consecutive free ports, below those that the system gives to outgoing connections."""
+    for _ in range(200):
+        base = random.SystemRandom().randrange(20_000, 32_000 - count)
+        sockets = []
+        try:
+            for port in range(base, base + count):
+                tried = socket.socket()
+                sockets.append(tried)
+                tried.bind(("127.0.0.1", port))
+            return base
+        except OSError:
+            continue
+        finally:
+            for tried in sockets:
+                tried.close()
+    raise Failure(f"no {count} free ports in a row")
+
+
+def http(port, path, method="GET"):
+    """Status and body; status 0 when nobody answers."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=3) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+class Node:
+    """One node: `magpie start`."""
+
+    def __init__(self, name, magpie, home, mqtt, http_port, cluster, seeds, flags):
+        self.name, self.mqtt, self.http = name, mqtt, http_port
+        self.directory = home / name
+        self.log = home / f"{name}.log"
+        self.process = None
+        self.arguments = [
+            str(magpie), "start",
+            "--data-dir", str(self.directory),
+            "--node-name", name,
+            "--mqtt-listen", f"127.0.0.1:{mqtt}",
+            "--http-listen", f"127.0.0.1:{http_port}",
+            "--cluster-listen", f"127.0.0.1:{cluster}",
+            "--seeds", seeds,
+            "--cluster-secret-file", str(home / "secret"),
+            *flags,
+        ]
+
+    def start(self):
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def readiness(self):
+        return http(self.http, "/readyz")
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            raise Failure(f"{self.name} ended with {self.process.returncode}:\n{self.log_tail()}")
+        return self.readiness()[0] == 200
+
+    def status(self):
+        return json.loads(http(self.http, "/api/v1/status")[1])
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds=40):
+        """SIGTERM, as an operator does; answers how long it took."""
+        started = time.monotonic()
+        self.process.terminate()
+        code = self.process.wait(seconds)
+        check(code == 0, f"{self.name} stopped with exit code {code}:\n{self.log_tail()}")
+        return time.monotonic() - started
+
+    def log_tail(self, lines=25):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+class Cluster:
+    """Three nodes that know each other. As a context manager it ends what it started."""
+
+    def __init__(self, magpie, count=3, flags=()):
+        self.home = Path(tempfile.mkdtemp(prefix="magpie-outer-"))
+        (self.home / "secret").write_text(f"{random.SystemRandom().getrandbits(128):032x}")
+        base = free_ports(3 * count)
+        seeds = ",".join(f"127.0.0.1:{base + 2 * count + number}" for number in range(count))
+        self.nodes = [
+            Node(f"node{number + 1}", magpie, self.home, base + number, base + count + number,
+                 base + 2 * count + number, seeds, flags)
+            for number in range(count)
+        ]
+
+    def __enter__(self):
+        started = time.monotonic()
+        try:
+            for node in self.nodes:
+                node.start()
+            self.wait_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        say(f"       {len(self.nodes)} nodes ready after {time.monotonic() - started:.1f} s")
+        return self
+
+    def __exit__(self, kind, error, trace):
+        for node in self.nodes:
+            if node.process and node.process.poll() is None:
+                node.process.send_signal(signal.SIGCONT)
+                node.process.terminate()
+        for node in self.nodes:
+            if node.process:
+                try:
+                    node.process.wait(15)
+                except subprocess.TimeoutExpired:
+                    node.kill()
+        if os.environ.get("MAGPIE_KEEP"):
+            say(f"       data and logs kept in {self.home}")
+        else:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def wait_ready(self, seconds=READY_WITHIN_S):
+        """Until every node may accept clients; answers how long it took."""
+        return wait_until("all nodes ready", seconds, lambda: all(node.is_ready() for node in self.nodes))
+
+    def others(self, node):
+        return [other for other in self.nodes if other is not node]
+
+
+class Dev:
+    """`magpie dev`, as a developer starts it."""
+
+    def __init__(self, magpie):
+        base = free_ports(9)
+        self.mqtt = [base, base + 1, base + 2]
+        self.http = [base + 3, base + 4, base + 5]
+        self.log = tempfile.NamedTemporaryFile(prefix="magpie-dev-", suffix=".log")
+        self.command = [
+            str(magpie), "dev", "--mqtt-port", str(base), "--http-port", str(base + 3), "--cluster-port", str(base + 6),
+        ]
+
+    def __enter__(self):
+        started = time.monotonic()
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+        try:
+            wait_until("magpie dev ready", READY_WITHIN_S, self.is_ready)
+        except BaseException:
+            say(self.log_tail())
+            self.__exit__(None, None, None)
+            raise
+        say(f"       magpie dev ready after {time.monotonic() - started:.1f} s")
+        return self
+
+    def is_ready(self):
+        check(self.process.poll() is None, "magpie dev ended")
+        return all(http(port, "/readyz")[0] == 200 for port in self.http)
+
+    def log_tail(self, lines=40):
+        return "\n".join(Path(self.log.name).read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self):
+        """Ctrl-C; answers how long it took."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(40)
+        check(code == 0, f"magpie dev ended with exit code {code}:\n{self.log_tail()}")
+        for port in self.mqtt + self.http:
+            with socket.socket() as tried:
+                check(tried.connect_ex(("127.0.0.1", port)) != 0, f"something still listens on port {port}")
+        return time.monotonic() - started
+
+    def __exit__(self, kind, error, trace):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.log.close()
