@@ -4,6 +4,7 @@
 //! with wildcards in front. "same" asks for one topic again and again, "random" for any user's.
 
 #![expect(missing_docs, reason = "criterion's macros make public functions")]
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::hint::black_box;
 use std::time::Instant;

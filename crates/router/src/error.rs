@@ -1,3 +1,5 @@
+//! The one way in which a filter can fail.
+
 /// Why a filter was not taken. Nothing changed in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

@@ -1,5 +1,7 @@
 //! What the session costs per message, without codec and node: `cargo bench -p magpie-session`.
 
+#![expect(clippy::disallowed_methods, reason = "an instant to begin with")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

@@ -55,6 +55,8 @@ impl KeepAlive {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "an instant to begin with")]
+
     use super::*;
 
     /// [MQTT-3.1.2-22]

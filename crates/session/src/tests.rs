@@ -46,6 +46,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(limits: Limits) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an instant to begin with")]
         let start = Instant::now();
         Self {
             connection: Connection::new(Arc::new(limits), 0xabc, start),
