@@ -89,7 +89,14 @@ pub(crate) async fn run(
     first_bytes: BytesMut,
     authentication: Authentication,
 ) {
-    let mut driver = Driver::new(node, socket, remote, first_bytes, authentication);
+    // Boxed, since it is handed on to its end, and each future on the way would have room for it.
+    let mut driver = Box::new(Driver::new(
+        node,
+        socket,
+        remote,
+        first_bytes,
+        authentication,
+    ));
     let end = poll_fn(|cx| driver.poll(cx)).await;
     driver.end(end).await;
 }
@@ -412,4 +419,20 @@ fn random_id() -> u128 {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the operating system has random numbers");
     u128::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every idle connection pays for: its task and its driver, beside the session's own state and the socket.
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn future_bytes<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size_of::<Driver>() <= 768, "{}", size_of::<Driver>());
+        assert!(future_bytes(run) <= 640, "{}", future_bytes(run));
+        assert!(size_of::<Handle>() + size_of::<crate::mailbox::Mailbox>() <= 384);
+    }
 }

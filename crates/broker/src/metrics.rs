@@ -76,6 +76,10 @@ impl Metrics {
     /// Counts the end of a connection.
     pub(crate) fn closed(&self, cause: CloseCause) {
         counter!("magpie_connections_closed_total", "cause" => cause_name(cause)).increment(1);
+        if let CloseCause::Refused(reason) = cause {
+            counter!("magpie_connects_refused_total", "reason" => format!("{reason:?}"))
+                .increment(1);
+        }
     }
 }
 

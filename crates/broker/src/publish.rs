@@ -114,11 +114,9 @@ impl Publisher {
         compact(&mut message, &found);
         let published = Published::new(&self.client, qos, retain, self.published_ms, &message);
         self.deliverer.deliver_to(&found, published);
+        let mut elsewhere = cluster.choose_direct_shares(&message.topic);
         let this_node = cluster.node_id();
-        let (here, elsewhere): (Vec<_>, Vec<_>) = cluster
-            .choose_direct_shares(&message.topic)
-            .into_iter()
-            .partition(|share| share.node == this_node);
+        let here = elsewhere.extract_if(.., |share| share.node == this_node);
         for share in here {
             self.deliverer
                 .deliver_to_any_member(&share.filter, published);

@@ -1,7 +1,6 @@
 //! Tasks whose panic ends the process.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 
 use tokio::task::JoinHandle;
 
@@ -10,15 +9,13 @@ pub(crate) fn spawn<F>(future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    tokio::spawn(async move {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            // Around each poll, not around the task: a runtime that is dropped by somebody else's panic drops its tasks too.
-            let _guard = AbortOnPanic;
-            future.as_mut().poll(cx)
-        })
-        .await;
-    })
+    // Boxed, since an async block around it would hold it twice: as what it captured and as what it awaits.
+    let mut future = Box::pin(future);
+    tokio::spawn(poll_fn(move |cx| {
+        // Around each poll, not around the task: a runtime that is dropped by somebody else's panic drops its tasks too.
+        let _guard = AbortOnPanic;
+        future.as_mut().poll(cx)
+    }))
 }
 
 struct AbortOnPanic;

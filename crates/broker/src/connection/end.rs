@@ -16,7 +16,7 @@ use crate::{attach, buffers};
 
 impl Driver {
     /// Ends the connection. Nothing of it is left when this returns.
-    pub(super) async fn end(mut self, end: End) {
+    pub(super) async fn end(mut self: Box<Self>, end: End) {
         let End { cause, will } = end;
         self.node.metrics.closed(cause);
         debug!(client = self.handle.client().map(tracing::field::display), remote = %self.handle.remote, ?cause, "connection closed");
@@ -86,7 +86,7 @@ impl Driver {
     }
 
     /// Leaves the registry once nothing can be appended any more: until then a newer connection elsewhere must wait for this one.
-    async fn leave(mut self) {
+    async fn leave(mut self: Box<Self>) {
         self.append = None;
         let Some(client) = self.handle.client() else {
             return;
