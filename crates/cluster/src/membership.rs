@@ -141,10 +141,13 @@ impl Membership {
         this.set_doorkeeper();
         if let Some(cluster) = this.inner.file.cluster() {
             this.inner.identity.join(cluster);
+            // Groups start to read their state; they take part once `clear` says so.
+            this.inner.registry.hold_back();
             this.start_control().await.map_err(StartError::DataDir)?;
             this.start_partitions_on_disk()
                 .await
                 .map_err(StartError::DataDir)?;
+            tokio::spawn(this.clone().clear());
         }
         tokio::spawn(this.clone().find_cluster());
         tokio::spawn(this.clone().announce());

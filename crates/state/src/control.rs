@@ -93,6 +93,26 @@ impl ControlState {
             },
         )
     }
+
+    /// What an announcement of `life`, whose data directory knows `previous` as the life before, would be answered: whether it may go on.
+    #[must_use]
+    pub fn judge(&self, life: StreamId, previous: Incarnation) -> ControlAnswer {
+        if self.former.contains(&life.node) {
+            return ControlAnswer::Left;
+        }
+        let Some(known) = self.members.get(&life.node) else {
+            return refused("not a member");
+        };
+        let (new, old) = (life.incarnation, known.incarnation);
+        let is_copy = |life: Incarnation| life.counter == old.counter && life.nonce != old.nonce;
+        if new.counter < old.counter || is_copy(new) || is_copy(previous) {
+            return ControlAnswer::Fenced { newest: old };
+        }
+        if new == old && known.state == MemberState::Down {
+            return ControlAnswer::Down;
+        }
+        ControlAnswer::Done
+    }
 }
 
 impl StateMachine for ControlState {
@@ -213,21 +233,16 @@ impl ControlState {
 
     /// A member started: its new life and its addresses.
     fn announce(&mut self, member: Member, previous: Incarnation) -> ControlAnswer {
-        if self.former.contains(&member.id) {
-            return ControlAnswer::Left;
-        }
-        let Some(known) = self.members.get(&member.id) else {
-            return refused("not a member");
+        let life = StreamId {
+            node: member.id,
+            incarnation: member.incarnation,
         };
-        let (new, old) = (member.incarnation, known.incarnation);
-        let is_copy = |life: Incarnation| life.counter == old.counter && life.nonce != old.nonce;
-        if new.counter < old.counter || is_copy(new) || is_copy(previous) {
-            return ControlAnswer::Fenced { newest: old };
+        let verdict = self.judge(life, previous);
+        if verdict != ControlAnswer::Done {
+            return verdict;
         }
-        if new == old && known.state == MemberState::Down {
-            return ControlAnswer::Down;
-        }
-        if new != old {
+        let known = self.members.get(&member.id);
+        if known.is_some_and(|known| known.incarnation != member.incarnation) {
             self.drop_routes(member.id);
         }
         self.changed.insert(rows::member_key(member.id));

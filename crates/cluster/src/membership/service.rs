@@ -1,7 +1,7 @@
 //! The server's side: what this node answers to strangers and to members.
 
 use magpie_state::control::{ControlAnswer, ControlCommand, Member, MemberState};
-use magpie_state::{ClusterId, Incarnation};
+use magpie_state::{ClusterId, Incarnation, StreamId};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
@@ -41,6 +41,24 @@ impl Membership {
             return Err(Status::failed_precondition("not the same cluster"));
         }
         Ok(peer)
+    }
+
+    /// The life that a call announces, and the one before.
+    fn announced_by(
+        &self,
+        request: Request<proto::AnnounceRequest>,
+    ) -> Result<(Member, Incarnation), Status> {
+        let peer = self.same_cluster(&request)?;
+        let request = request.into_inner();
+        let member: Member = from_json(&request.member)?;
+        if (peer.node, peer.incarnation) != (member.id, member.incarnation) {
+            return Err(Status::invalid_argument("a node announces itself only"));
+        }
+        let previous = Incarnation {
+            counter: request.previous_counter,
+            nonce: request.previous_nonce,
+        };
+        Ok((member, previous))
     }
 
     /// Another member with this address.
@@ -149,22 +167,29 @@ impl Formation for Membership {
         &self,
         request: Request<proto::AnnounceRequest>,
     ) -> Result<Response<proto::ProposeReply>, Status> {
-        let peer = self.same_cluster(&request)?;
-        let request = request.into_inner();
-        let member: Member = from_json(&request.member)?;
-        if (peer.node, peer.incarnation) != (member.id, member.incarnation) {
-            return Err(Status::invalid_argument("a node announces itself only"));
-        }
-        let previous = Incarnation {
-            counter: request.previous_counter,
-            nonce: request.previous_nonce,
-        };
-        let proposed =
-            Membership::propose(self, ControlCommand::Announce { member, previous }).await;
-        match proposed {
+        let (member, previous) = self.announced_by(request)?;
+        let command = ControlCommand::Announce { member, previous };
+        match Membership::propose(self, command).await {
             Ok((index, answer)) => Ok(Response::new(reply_of(index, &answer))),
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
+    }
+
+    async fn judge(
+        &self,
+        request: Request<proto::AnnounceRequest>,
+    ) -> Result<Response<proto::ProposeReply>, Status> {
+        let (member, previous) = self.announced_by(request)?;
+        let life = StreamId {
+            node: member.id,
+            incarnation: member.incarnation,
+        };
+        let answer = self.state(|state| match state.cluster() {
+            Some(_) => state.judge(life, previous),
+            // Nothing is known here against anybody.
+            None => ControlAnswer::Done,
+        });
+        Ok(Response::new(reply_of(0, &answer)))
     }
 }
 

@@ -2,3 +2,5 @@
 
 mod forming;
 mod harness;
+mod members;
+mod restarts;

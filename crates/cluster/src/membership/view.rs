@@ -126,11 +126,14 @@ impl Membership {
         self.inner.stop.cancelled().await;
     }
 
-    /// Removes a member that is down, for good.
+    /// Removes a member that is down, for good. Repeating it is fine.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason; those of [`propose`](Self::propose).
     pub(crate) async fn remove_member(&self, node: NodeId) -> Result<(), Error> {
+        if self.state(|state| state.is_former(node)) {
+            return Ok(());
+        }
         if self.state(|state| !state.members().contains_key(&node)) {
             return Err(Error::Refused(format!("{node} is not a member")));
         }

@@ -1,6 +1,7 @@
 //! The server's side of Raft between nodes: calls find their group here.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::future::BoxFuture;
@@ -28,6 +29,7 @@ use crate::rpc::{Guard, MESSAGE_BYTES_MAX, MemberGuard};
 #[derive(Clone, Default)]
 pub struct Registry {
     groups: Arc<RwLock<HashMap<u32, Arc<dyn Inbound>>>>,
+    is_held_back: Arc<AtomicBool>,
 }
 
 impl Registry {
@@ -40,6 +42,25 @@ impl Registry {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
         InterceptedService::new(service, guard.members())
+    }
+
+    /// Answers no call until [`open`](Self::open): votes for nobody and takes no entries.
+    ///
+    /// A directory that was restored from a copy has lost what it acknowledged. If it took part before that is found out, a majority could
+    /// lose what is committed, and a leader that meets a follower whose log went back stops itself.
+    pub fn hold_back(&self) {
+        self.is_held_back.store(true, Ordering::Release);
+    }
+
+    /// Calls are answered from now on.
+    pub fn open(&self) {
+        self.is_held_back.store(false, Ordering::Release);
+    }
+
+    /// Whether calls are answered.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.is_held_back.load(Ordering::Acquire)
     }
 
     pub(super) fn add<M: StateMachine>(
@@ -68,6 +89,11 @@ impl Registry {
     }
 
     fn find(&self, metadata: &MetadataMap) -> Result<Arc<dyn Inbound>, Status> {
+        if !self.is_open() {
+            return Err(Status::unavailable(
+                "this node is finding out whether it may take part",
+            ));
+        }
         let group: u32 = metadata
             .get(GROUP)
             .and_then(|value| value.to_str().ok()?.parse().ok())

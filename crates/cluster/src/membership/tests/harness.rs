@@ -1,7 +1,7 @@
 //! Whole nodes without clients, each on a runtime of its own, over loopback, with real files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ pub(super) struct Node {
     pub(super) groups: Groups,
     pub(super) leaders: Leaders,
     pub(super) fatal: FatalSwitch,
+    pub(super) identity_file: IdentityFile,
     pub(super) events: mpsc::Receiver<Event>,
     runtime: Runtime,
     log: Log,
@@ -86,6 +87,11 @@ impl Nodes {
             ports: BTreeMap::new(),
             dirs: BTreeMap::new(),
         }
+    }
+
+    /// For nodes started from now on.
+    pub(super) fn set_seeds(&mut self, seeds: &[u64]) {
+        self.seeds = seeds.to_vec();
     }
 
     /// Three nodes that are ready.
@@ -161,7 +167,7 @@ impl Nodes {
         let (events, received) = mpsc::channel(16);
         let parts = MembershipParts {
             config: Arc::clone(&config),
-            identity_file,
+            identity_file: identity_file.clone(),
             channels: Channels::new(Arc::clone(&identity), Directory::default()),
             identity,
             guard: guard.clone(),
@@ -190,6 +196,7 @@ impl Nodes {
             groups,
             leaders,
             fatal,
+            identity_file,
             events: received,
             runtime,
             log,
@@ -201,7 +208,7 @@ impl Nodes {
     /// Ends a node as a crash of its process would.
     pub(super) fn kill(&mut self, number: u64) {
         let node = self.running.remove(&number).unwrap();
-        drop((node.membership, node.groups));
+        drop((node.membership, node.groups, node.identity_file));
         node.runtime.shutdown_timeout(SOON);
         node.log.close();
     }
@@ -214,6 +221,18 @@ impl Nodes {
 
     pub(super) fn node(&self, number: u64) -> &Node {
         &self.running[&number]
+    }
+
+    /// A copy of a stopped node's directory as it is now.
+    pub(super) fn back_up(&mut self, number: u64) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(&self.dir(number), copy.path());
+        copy
+    }
+
+    /// Puts a copy in place of a stopped node's directory.
+    pub(super) fn restore(&mut self, number: u64, copy: tempfile::TempDir) {
+        self.dirs.insert(number, copy);
     }
 
     pub(super) fn ids(&self) -> BTreeSet<NodeId> {
@@ -284,6 +303,18 @@ impl Nodes {
                 all.all(knows).then_some(())
             },
         );
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let (file, name) = file.map(|file| (file.path(), file.file_name())).unwrap();
+        if file.is_dir() {
+            std::fs::create_dir(to.join(&name)).unwrap();
+            copy_dir(&file, &to.join(&name));
+        } else {
+            std::fs::copy(&file, to.join(&name)).unwrap();
+        }
     }
 }
 
