@@ -163,7 +163,7 @@ def lose(compose, node):
                 sent.append((payload, first, time.monotonic()))
                 time.sleep(0.02)
 
-        threads = [threading.Thread(target=publish, args=(number,)) for number in range(6)]
+        threads = [threading.Thread(target=publish, args=(number,), daemon=True) for number in range(6)]
         for thread in threads:
             thread.start()
         time.sleep(2)

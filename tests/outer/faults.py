@@ -30,7 +30,7 @@ class Load:
         self.publishers = {node.name: Patient(f"{name}-pub-{node.name}", [node.mqtt], [], 5) for node in cluster.nodes}
         for one in (*self.subscribers.values(), *self.publishers.values()):
             wait_until(f"{one.name} is online", 30, one.there.is_set)
-        self.threads = [threading.Thread(target=self._publish, args=(node.name, lane)) for node in cluster.nodes for lane in range(3)]
+        self.threads = [threading.Thread(target=self._publish, args=(node.name, lane), daemon=True) for node in cluster.nodes for lane in range(3)]
         for thread in self.threads:
             thread.start()
 

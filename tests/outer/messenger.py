@@ -79,7 +79,7 @@ class Messenger:
             except Exception as error:  # noqa: BLE001 - told by the caller's thread
                 errors.append(error)
 
-        writers = [threading.Thread(target=part, args=(user,)) for user in range(USERS)]
+        writers = [threading.Thread(target=part, args=(user,), daemon=True) for user in range(USERS)]
         for writer in writers:
             writer.start()
         if meanwhile:

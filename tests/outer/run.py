@@ -23,6 +23,8 @@ def main():
     arguments = parser.parse_args()
     if unknown := set(arguments.suites) - set(SUITES):
         parser.error(f"there is no suite {', '.join(unknown)}")
+    # Whoever ends this process ends the suite too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     passed = failed = 0
     for name in arguments.suites or SUITES:
         one = run(name, arguments)
@@ -43,11 +45,16 @@ def run(name, arguments):
                                env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True)
     deadline = time_limit(SUITES[name], process)
     last = ""
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        last = line
-    code = process.wait()
-    deadline.cancel()
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line
+        code = process.wait()
+    finally:
+        deadline.cancel()
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
     sums = re.fullmatch(r"(\d+) passed, (\d+) failed\n", last)
     passed, failed = (int(sums[1]), int(sums[2])) if sums else (0, 0)
     took = time.monotonic() - started
