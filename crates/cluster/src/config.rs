@@ -30,7 +30,7 @@ pub struct Config {
     pub direct_filters: Vec<String>,
     /// Raft heartbeat. Default 200 ms.
     pub heartbeat: Duration,
-    /// Lower end of the election timeout; the upper end is twice this. At least ten times the usual p99.9 of fdatasync. Default 1 s.
+    /// Lower end of the election timeout; the upper end is twice this. At least ten times the usual p99.9 of fdatasync. Default 500 ms.
     pub election_timeout: Duration,
     /// Without a quorum for so long, the node is not ready. Default 1.5 s.
     pub quorum_lost_after: Duration,
@@ -73,7 +73,7 @@ impl Default for Config {
             replication_factor: 3,
             direct_filters: Vec::new(),
             heartbeat: Duration::from_millis(200),
-            election_timeout: Duration::from_secs(1),
+            election_timeout: Duration::from_millis(500),
             quorum_lost_after: Duration::from_millis(1500),
             down_after: Duration::from_secs(10),
             publish_deadline: Duration::from_secs(10),

@@ -1,23 +1,80 @@
 //! The handle through which the rest of the node uses the cluster.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use magpie_codec::{TopicFilter, TopicName};
-use magpie_state::{ClientId, Epoch, NodeId, PartitionId};
+use magpie_router::FilterMap;
+use magpie_state::control::ControlState;
+use magpie_state::{ClientId, Epoch, NodeId, PartitionId, Record, StreamId};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use crate::fatal::FatalSwitch;
+use crate::groups::CONTROL;
+use crate::leaders::Leaders;
+use crate::link::{Links, Targets};
+use crate::membership::Membership;
+use crate::read_index::ReadIndexes;
+use crate::routes::Routes;
+use crate::stream::{Done, Stream};
+use crate::tail::{Interest, TailParts};
+use crate::takeover::Takeover;
 use crate::{
     Attach, Attached, Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareMember,
-    ShareTarget, StartError, Status, Submission, Tail,
+    ShareTarget, StartError, Status, Submission, Submitted, Tail,
 };
+
+/// Longest wait of a barrier for a tail.
+const PASSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Handle to the cluster, cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {}
+pub(crate) struct Inner {
+    pub(crate) stream: StreamId,
+    pub(crate) membership: Membership,
+    pub(crate) routes: Routes,
+    pub(crate) links: Links,
+    pub(crate) interest: Interest,
+    /// What exists once the number of partitions is known.
+    pub(crate) formed: OnceLock<Formed>,
+    pub(crate) is_formed: watch::Sender<bool>,
+    /// The list of direct filters, as applied last.
+    pub(crate) direct: Arc<Mutex<DirectFilters>>,
+    pub(crate) fatal: FatalSwitch,
+    pub(crate) leaders: Leaders,
+    /// Without a confirmed control leader for so long, the table of routes may be out of date.
+    pub(crate) quorum_lost_after: Duration,
+    pub(crate) stop: CancellationToken,
+    pub(crate) stopped: CancellationToken,
+}
+
+/// The parts that there is one of per partition.
+pub(crate) struct Formed {
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) read_indexes: Vec<ReadIndexes>,
+    pub(crate) tails: Vec<TailSlot>,
+    pub(crate) takeover: Takeover,
+}
+
+/// A tail, until its consumer takes it, and how far it is.
+pub(crate) struct TailSlot {
+    pub(crate) parts: Mutex<Option<(TailParts, watch::Sender<u64>)>>,
+    pub(crate) passed: watch::Receiver<u64>,
+}
+
+/// Filters whose QoS 1 and 2 messages go the direct way.
+#[derive(Default)]
+pub(crate) struct DirectFilters {
+    /// What `filters` was made of.
+    pub(crate) texts: Vec<String>,
+    pub(crate) filters: FilterMap<()>,
+}
 
 /// Why the cluster could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -28,7 +85,7 @@ pub enum Error {
     /// A proposal may or may not commit. Close the connection rather than answer.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
-    /// Nothing changed, and why.
+    /// The cluster understood, and will not do it.
     #[error("{0}")]
     Refused(String),
     /// The node is stopping.
@@ -47,63 +104,90 @@ pub enum Readiness {
 
 impl Cluster {
     /// Opens the data directory, starts the Raft groups that live here, listens for other nodes, and returns. Forming or joining a
-    /// cluster goes on in the background; [`readiness`](Self::readiness) tells when clients may come.
+    /// cluster goes on in the background: wait for [`formed`](Self::formed) before anything of the data path is used;
+    /// [`readiness`](Self::readiness) tells when clients may come.
     ///
     /// # Errors
     /// What keeps the node from starting at all: the data directory, the listen address, the configuration.
     pub async fn start(config: Config) -> Result<(Self, Events), StartError> {
-        let _ = config;
-        todo!()
+        crate::start::start(config).await
     }
 
-    /// Resolves when the node must stop by itself: a disk that failed (exit code 70), or a data directory that another life has
-    /// superseded (exit code 71).
+    /// Resolves when this node knows its cluster and the number of partitions, which may take as long as it takes other nodes to come.
+    pub async fn formed(&self) {
+        // The sender lives in `self`.
+        let _ = self
+            .inner
+            .is_formed
+            .subscribe()
+            .wait_for(|formed| *formed)
+            .await;
+    }
+
+    /// Resolves when the node must stop by itself: a disk that failed, a data directory that another life has superseded, or a life that
+    /// was declared over.
     pub async fn fatal(&self) -> Fatal {
-        todo!()
+        self.inner.fatal.tripped().await
     }
 
     /// What operators see: members, groups, this node's part in them.
     #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        let mut status = self.inner.membership.status();
+        if let Some(formed) = self.inner.formed.get() {
+            for group in &mut status.groups {
+                let partition = group.group.parse::<usize>().ok();
+                let slot = partition.and_then(|partition| formed.tails.get(partition));
+                group.tail = slot.map(|slot| *slot.passed.borrow());
+            }
+        }
+        status
+    }
+
+    /// Messages queued or unacknowledged on the links to other nodes.
+    #[must_use]
+    pub fn link_depths(&self) -> Vec<(NodeId, usize)> {
+        self.inner.links.depths()
     }
 
     /// Moves leaderships to other nodes, so that stopping this one interrupts nobody; at most `deadline`.
-    pub async fn hand_over(&self, deadline: std::time::Duration) {
-        let _ = deadline;
-        todo!()
+    pub async fn hand_over(&self, deadline: Duration) {
+        self.inner.membership.hand_over(deadline).await;
     }
 
     /// Stops the groups and the listeners; the log is synced when this returns.
     pub async fn stop(&self) {
-        todo!()
+        self.inner.stop.cancel();
+        self.inner.stopped.cancelled().await;
     }
 
     /// Removes a member that is down, for good.
     ///
     /// # Errors
-    /// [`Error::NotProposed`] with the reason.
+    /// [`Error::Refused`] with the reason.
     pub async fn remove_member(&self, node: NodeId) -> Result<(), Error> {
-        let _ = node;
-        todo!()
+        self.inner.membership.remove_member(node).await
     }
 
     /// This node.
     #[must_use]
     pub fn node_id(&self) -> NodeId {
-        todo!()
+        self.inner.stream.node
     }
 
     /// Number of partitions, fixed for the cluster's life.
+    ///
+    /// # Panics
+    /// Before [`formed`](Self::formed).
     #[must_use]
     pub fn partitions(&self) -> u16 {
-        todo!()
+        u16::try_from(self.parts().streams.len()).expect("at most 1024 partitions")
     }
 
     /// Whether this node may accept clients, changing over time.
     #[must_use]
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
-        todo!()
+        self.inner.membership.readiness()
     }
 
     /// The partition of a Topic Name.
@@ -124,8 +208,23 @@ impl Cluster {
         partition: PartitionId,
         submission: Submission,
     ) -> Result<(), Error> {
-        let _ = (partition, submission);
-        todo!()
+        let Submission {
+            records,
+            count,
+            done,
+        } = submission;
+        let done = Box::new(move |outcome| {
+            done(match outcome {
+                Done::Taken { refused, .. } => Submitted::Committed { refused },
+                Done::NotProposed => Submitted::NotProposed,
+                Done::Unknown => Submitted::Unknown,
+            });
+        });
+        let stream = &self.parts().streams[usize::from(partition.0)];
+        stream
+            .submit(records, count, false, done)
+            .await
+            .map_err(|_| Error::Stopping)
     }
 
     /// Sends messages of the direct class, in their order, to the other nodes that have a subscriber for them, and hands each to one
@@ -137,44 +236,138 @@ impl Cluster {
         messages: Vec<Direct>,
         done: Option<Box<dyn FnOnce(DirectOutcome) + Send>>,
     ) {
-        let _ = (messages, done);
-        todo!()
+        if done.is_some()
+            && !self
+                .inner
+                .leaders
+                .confirmed_within(CONTROL, self.inner.quorum_lost_after)
+        {
+            // A node cut off from the majority does not know who subscribes: it acknowledges nothing.
+            if let Some(done) = done {
+                done(DirectOutcome::Unknown);
+            }
+            return;
+        }
+        let routed = self.inner.membership.state(|state| {
+            let others = state.members().len() > 1;
+            let routed = messages.into_iter().filter(|_| others).map(|message| {
+                let targets = self.targets(state, &message);
+                (message, targets)
+            });
+            routed.filter(|(_, targets)| !targets.is_empty()).collect()
+        });
+        self.inner.links.send(routed, done);
+    }
+
+    /// The other nodes that are to get a message, and whether their plain subscribers are meant.
+    fn targets(&self, state: &ControlState, message: &Direct) -> Targets {
+        let ours = self.inner.stream.node;
+        let mut targets = Targets::new();
+        if message.plain {
+            let nodes = state.routes().nodes_for(&message.message.topic);
+            targets.extend(
+                nodes
+                    .into_iter()
+                    .filter(|node| *node != ours)
+                    .map(|node| (node, true)),
+            );
+        }
+        for share in message.shares.iter().filter(|share| share.node != ours) {
+            if targets.iter().all(|(node, _)| *node != share.node) {
+                targets.push((share.node, false));
+            }
+        }
+        targets
     }
 
     /// For a message of the direct class: the share groups that match, each with the node chosen for this message. The caller hands the
     /// message to a local member where the choice is this node, and passes the others on to [`forward`](Self::forward).
     #[must_use]
     pub fn choose_direct_shares(&self, topic: &TopicName) -> Vec<ShareTarget> {
-        let _ = topic;
-        todo!()
+        self.inner.membership.state(|state| {
+            let mut chosen = Vec::new();
+            state.routes().for_each_share(topic, |route| {
+                let is_reachable = |node| {
+                    let member = state.members().get(&node);
+                    member.is_some_and(|member| {
+                        let incarnation = member.incarnation;
+                        self.inner
+                            .membership
+                            .is_reachable(StreamId { node, incarnation })
+                    })
+                };
+                let node = route.pick(is_reachable);
+                let text = format!("$share/{}/{}", route.name(), route.filter());
+                if let (Some(node), Ok(filter)) = (
+                    node.or_else(|| route.pick(|_| true)),
+                    TopicFilter::try_from(text),
+                ) {
+                    chosen.push(ShareTarget { filter, node });
+                }
+            });
+            chosen
+        })
     }
 
     /// Whether QoS 1 and 2 messages to `topic` go the direct way (the operator's list).
     #[must_use]
     pub fn is_direct(&self, topic: &TopicName) -> bool {
-        let _ = topic;
-        todo!()
+        let direct = self
+            .inner
+            .direct
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        !direct.texts.is_empty() && direct.filters.any_match(topic)
     }
 
     /// The tail of one partition. There is one consumer per partition and node.
     ///
     /// # Panics
-    /// If it was taken before.
+    /// If it was taken before, or before [`formed`](Self::formed).
     #[must_use]
     pub fn take_tail(&self, partition: PartitionId) -> Tail {
-        let _ = partition;
-        todo!()
+        let slot = &self.parts().tails[usize::from(partition.0)];
+        let parts = slot
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let (parts, passed) = parts.expect("a tail has one consumer");
+        Tail::new(parts, passed)
     }
 
     /// Makes this node's interest in `filter` known: to the leaders whose tail this node reads without a replica, and, for the direct
     /// class, to every node. Takes a linearizable read index per partition that the filter can match. Counted: each call is matched by
-    /// one [`unwatch`](Self::unwatch). Shared filters (`$share/...`) are watched like any other.
+    /// one [`unwatch`](Self::unwatch), unless it fails. Shared filters (`$share/...`) are watched like any other.
     ///
     /// # Errors
     /// [`Error::NotProposed`] when a leader does not answer within the deadline (a node without quorum acknowledges no SUBSCRIBE).
     pub async fn watch(&self, filter: &TopicFilter) -> Result<Barrier, Error> {
-        let _ = filter;
-        todo!()
+        let watched = Watched {
+            cluster: self,
+            filter: Some(filter),
+        };
+        let route = self.inner.routes.add(filter);
+        let interest = self.inner.interest.add(filter);
+        let partitions = self.partitions_of(filter);
+        let formed = self.parts();
+        let asked = partitions
+            .iter()
+            .map(|partition| formed.read_indexes[usize::from(partition.0)].ask());
+        let indexes = futures::future::join_all(asked).await;
+        let mut positions = Vec::with_capacity(partitions.len());
+        for (partition, index) in partitions.into_iter().zip(indexes) {
+            let index = index.ok_or(Error::NotProposed(
+                "a partition has no leader that a majority follows",
+            ))?;
+            positions.push((partition, index));
+        }
+        watched.keep();
+        Ok(Barrier {
+            positions,
+            route,
+            interest,
+        })
     }
 
     /// Resolves when this node's tails have passed the barrier and every live node has applied the direct route (at most 200 ms for the
@@ -183,14 +376,31 @@ impl Cluster {
     /// # Errors
     /// [`Error::NotProposed`] when a tail does not get there within the deadline.
     pub async fn passed(&self, barrier: Barrier) -> Result<(), Error> {
-        let _ = barrier;
-        todo!()
+        let Barrier {
+            positions,
+            route,
+            interest,
+        } = barrier;
+        let formed = self.parts();
+        let tails = positions.into_iter().map(async |(partition, index)| {
+            self.inner.interest.in_force(partition, interest).await;
+            let mut passed = formed.tails[usize::from(partition.0)].passed.clone();
+            passed.wait_for(|passed| *passed >= index).await.is_ok()
+        });
+        let tails = tokio::time::timeout(PASSED_WITHIN, futures::future::join_all(tails));
+        let (tails, ()) = tokio::join!(tails, self.inner.routes.visible(route));
+        match tails {
+            Ok(tails) if tails.iter().all(|passed| *passed) => Ok(()),
+            _ => Err(Error::NotProposed(
+                "a partition's log does not reach this node in time",
+            )),
+        }
     }
 
     /// Gives back one [`watch`](Self::watch). The last one of a filter is acted on some seconds later, batched.
     pub fn unwatch(&self, filter: &TopicFilter) {
-        let _ = filter;
-        todo!()
+        self.inner.routes.remove(filter);
+        self.inner.interest.remove(filter);
     }
 
     /// Commits that `member`, on this node, takes part in the share group of `filter`, in every partition the filter can match.
@@ -198,14 +408,44 @@ impl Cluster {
     /// # Errors
     /// As [`watch`](Self::watch).
     pub async fn join_share(&self, filter: &TopicFilter, member: ShareMember) -> Result<(), Error> {
-        let _ = (filter, member);
-        todo!()
+        let record = [Record::JoinShare {
+            filter: filter.clone(),
+            member: member.0,
+        }];
+        let formed = self.parts();
+        let partitions = self.partitions_of(filter).into_iter();
+        let joined =
+            partitions.map(|partition| formed.streams[usize::from(partition.0)].commit(&record));
+        for done in futures::future::join_all(joined).await {
+            match done.map_err(|_| Error::Stopping)? {
+                Done::Taken { .. } => {}
+                Done::NotProposed | Done::Unknown => {
+                    return Err(Error::NotProposed(
+                        "a partition has no leader that a majority follows",
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The reverse of [`join_share`](Self::join_share); queued, not waited for.
     pub fn leave_share(&self, filter: &TopicFilter, member: ShareMember) {
-        let _ = (filter, member);
-        todo!()
+        let record = Record::LeaveShare {
+            filter: filter.clone(),
+            member: member.0,
+        };
+        let mut bytes = bytes::BytesMut::new();
+        record.encode(&mut bytes);
+        let bytes = bytes.freeze();
+        for partition in self.partitions_of(filter) {
+            let (cluster, bytes): (Self, Bytes) = (self.clone(), bytes.clone());
+            tokio::spawn(async move {
+                let stream = &cluster.parts().streams[usize::from(partition.0)];
+                // A leave that is lost is made up for when the node's life ends.
+                let _ = stream.submit(bytes, 1, true, Box::new(|_| ())).await;
+            });
+        }
     }
 
     /// Makes a connection the client's only one, cluster-wide. A previous connection elsewhere has been closed, or can get nothing
@@ -214,13 +454,50 @@ impl Cluster {
     /// # Errors
     /// [`Error::NotProposed`], [`Error::Unknown`] (close).
     pub async fn attach(&self, attach: Attach) -> Result<Attached, Error> {
-        let _ = attach;
-        todo!()
+        self.parts().takeover.attach(attach).await
     }
 
     /// The connection with `epoch` is gone. Queued, repeated until committed or the node stops.
     pub fn detach(&self, client: ClientId, epoch: Epoch) {
-        let _ = (client, epoch);
-        todo!()
+        self.parts().takeover.detach(client, epoch);
+    }
+
+    /// The partitions that hold topics which the filter can match.
+    fn partitions_of(&self, filter: &TopicFilter) -> Vec<PartitionId> {
+        if filter.is_exact() {
+            vec![magpie_state::partition_of(
+                filter.filter(),
+                self.partitions(),
+            )]
+        } else {
+            (0..self.partitions()).map(PartitionId).collect()
+        }
+    }
+
+    fn parts(&self) -> &Formed {
+        self.inner
+            .formed
+            .get()
+            .expect("the data path is used after `formed`")
+    }
+}
+
+/// Takes a watch back unless it is kept: the caller may give up in the middle.
+struct Watched<'a> {
+    cluster: &'a Cluster,
+    filter: Option<&'a TopicFilter>,
+}
+
+impl Watched<'_> {
+    fn keep(mut self) {
+        self.filter = None;
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if let Some(filter) = self.filter {
+            self.cluster.unwatch(filter);
+        }
     }
 }

@@ -11,15 +11,21 @@ mod groups;
 mod handle;
 mod identity_file;
 mod leaders;
+mod link;
 mod membership;
 mod publish;
 pub mod raft;
+mod read_index;
 mod readiness;
+mod routes;
 pub mod rpc;
 mod session;
+mod start;
 mod status;
+mod stream;
 mod subscribe;
 mod tail;
+mod takeover;
 
 pub use config::{Config, ConfigError};
 pub use event::{Event, Events};
@@ -29,3 +35,15 @@ pub use session::{Attach, Attached};
 pub use status::{Fatal, GroupStatus, MemberStatus, StartError, Status};
 pub use subscribe::{Barrier, ShareMember};
 pub use tail::{Tail, TailBatch, TailItem};
+
+/// Messages and services of `/proto/cluster.proto`.
+mod proto {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated code; the proto file says what its items are"
+    )]
+    tonic::include_proto!("magpie.cluster.v1");
+}

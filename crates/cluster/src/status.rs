@@ -91,3 +91,16 @@ pub enum StartError {
     #[error("{0}")]
     DataDir(String),
 }
+
+impl StartError {
+    /// What the storage says about a data directory, with the way out.
+    pub(crate) fn from_storage(dir: &std::path::Path, error: &magpie_storage::Error) -> Self {
+        let text = format!("data directory {}: {error}", dir.display());
+        match error {
+            magpie_storage::Error::Damaged { .. } | magpie_storage::Error::KeyValue { .. } => {
+                Self::DataDir(text)
+            }
+            _ => Self::Config(text),
+        }
+    }
+}

@@ -6,7 +6,10 @@ use magpie_state::PartitionId;
 #[derive(Debug, Clone, Default)]
 pub struct Barrier {
     pub(crate) positions: Vec<(PartitionId, u64)>,
+    /// Ticket of the direct route.
     pub(crate) route: u64,
+    /// Version of the node's interest that contains the filter.
+    pub(crate) interest: u64,
 }
 
 /// A member of a share group: a number that the broker gives to one of its connections, never used twice in a life of the node.

@@ -1,14 +1,70 @@
 //! A partition's log, as it is committed, on its way to this node's subscribers.
+//!
+//! A node with a replica tails its own apply through a [`feed`], falling back to the log on disk when it is behind; a node without one
+//! asks the leader, over gRPC ([`remote`], [`serve`]). The position is an index of the partition's log either way, so that a tail goes on
+//! where it was when a replica appears, goes, or jumps ahead by a snapshot. Never a silent gap: if messages are gone, the broker is told.
+
+mod decode;
+mod feed;
+mod interest;
+mod reader;
+mod remote;
+mod serve;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use magpie_codec::{Message, QoS};
-use magpie_state::{ClientId, PartitionId};
+use magpie_codec::{Message, QoS, TopicFilter};
+use magpie_state::{ClientId, PartitionId, StreamId};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::ShareMember;
+use crate::groups::{Groups, group_of};
+use crate::leaders::Leaders;
+use crate::rpc::Channels;
+use crate::{Event, ShareMember};
+
+pub(crate) use feed::Feeds;
+pub(crate) use interest::Interest;
+use reader::{Read, Reader};
+use remote::RemoteTail;
+
+/// Pause before a leader is asked again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// The one consumer of a partition on this node.
-pub struct Tail {}
+pub struct Tail {
+    parts: TailParts,
+    source: Source,
+    /// Index up to which everything was handed out; `None` until the first source says where it starts.
+    position: Option<u64>,
+    /// Index up to which everything handed out has been delivered to mailboxes.
+    passed: watch::Sender<u64>,
+    /// Entries read and not handed out yet, oldest first.
+    ready: std::collections::VecDeque<TailBatch>,
+    /// A gap in the local log that is being filled from another replica, up to this index.
+    gap_upto: Option<u64>,
+}
+
+enum Source {
+    None,
+    Local(Reader),
+    Remote(Box<RemoteTail>),
+}
+
+/// What a tail needs to know of its node.
+pub(crate) struct TailParts {
+    pub(crate) partition: PartitionId,
+    /// This node, in this life: whose share members are ours.
+    pub(crate) stream: StreamId,
+    pub(crate) groups: Groups,
+    pub(crate) leaders: Leaders,
+    pub(crate) channels: Channels,
+    pub(crate) feeds: Feeds,
+    pub(crate) interest: Interest,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) stop: CancellationToken,
+}
 
 /// Messages of one log entry.
 pub struct TailBatch {
@@ -33,18 +89,196 @@ pub struct TailItem {
     /// The Application Message.
     pub message: Arc<Message>,
     /// Members of share groups on this node that were chosen for it, each with the whole filter text.
-    pub shares: Vec<(magpie_codec::TopicFilter, ShareMember)>,
+    pub shares: Vec<(TopicFilter, ShareMember)>,
 }
 
 impl Tail {
-    /// The next entry, waiting for it. `None` when the node stops. Not cancel-safe is no issue: one task does nothing else.
+    pub(crate) fn new(parts: TailParts, passed: watch::Sender<u64>) -> Self {
+        Self {
+            parts,
+            source: Source::None,
+            position: None,
+            passed,
+            ready: Default::default(),
+            gap_upto: None,
+        }
+    }
+
+    /// The next entry with messages, waiting for it. `None` when the node stops. One task calls this in a loop and does nothing else.
     pub async fn next(&mut self) -> Option<TailBatch> {
-        todo!()
+        let stop = self.parts.stop.clone();
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Some(batch);
+            }
+            if let Some(position) = self.position {
+                // Everything handed out has been delivered: the caller came back for more.
+                self.passed
+                    .send_if_modified(|passed| std::mem::replace(passed, position) != position);
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                () = self.read() => {}
+            }
+        }
     }
 
     /// Everything up to `index` is in the mailboxes: barriers up to it may pass.
     pub fn done(&mut self, index: u64) {
-        let _ = index;
-        todo!()
+        if self.ready.is_empty() {
+            // The entries behind the last one with messages hold none for us.
+            let index = self.position.map_or(index, |position| position.max(index));
+            self.passed
+                .send_if_modified(|passed| std::mem::replace(passed, index) != index);
+        } else {
+            self.passed
+                .send_if_modified(|passed| std::mem::replace(passed, index) != index);
+        }
+    }
+
+    /// Reads from the present source, or finds another.
+    async fn read(&mut self) {
+        let mut moved = self.parts.groups.changed();
+        moved.mark_unchanged();
+        match &mut self.source {
+            Source::None => self.find_source().await,
+            Source::Local(reader) => {
+                let read = tokio::select! {
+                    read = reader.next() => read,
+                    _ = moved.changed() => {
+                        self.leave_lost_replica();
+                        return;
+                    }
+                };
+                match read {
+                    Read::Entries { entries, upto } => self.take(entries, upto),
+                    Read::Gap { upto } => {
+                        tracing::info!(partition = %self.parts.partition, upto, "a snapshot passed over messages; reading them from another replica");
+                        self.gap_upto = Some(upto);
+                        self.source = Source::None;
+                    }
+                    Read::Stopped => self.source = Source::None,
+                }
+            }
+            Source::Remote(remote) => {
+                let read = tokio::select! {
+                    read = remote.next() => read,
+                    _ = moved.changed(), if self.gap_upto.is_none() => {
+                        if self.parts.groups.partition(self.parts.partition).is_some() {
+                            self.source = Source::None;
+                        }
+                        return;
+                    }
+                };
+                match read {
+                    Some(chunk) => self.take_chunk(chunk).await,
+                    None => self.source = Source::None,
+                }
+            }
+        }
+    }
+
+    async fn find_source(&mut self) {
+        let partition = self.parts.partition;
+        let local = self
+            .parts
+            .groups
+            .partition(partition)
+            .filter(|_| self.gap_upto.is_none());
+        if let Some(group) = local {
+            let feed = self.parts.feeds.of(partition);
+            let position = *self.position.get_or_insert_with(|| group.applied());
+            self.source = Source::Local(Reader::new(group, feed, position));
+            self.parts.interest.set_remote(partition, None);
+            return;
+        }
+        let everything = self.gap_upto.is_some();
+        if !everything {
+            // Until a leader has taken the interest, no version of it holds.
+            self.parts.interest.set_remote(partition, Some(0));
+        }
+        let from = self.position.map_or(0, |position| position + 1);
+        let leader = self.parts.leaders.leader(group_of(partition));
+        let elsewhere = leader.filter(|leader| *leader != self.parts.stream.node);
+        // Without a known leader elsewhere there is nobody to ask yet. A leader that is this node has no gap by its own log.
+        if let Some(leader) = elsewhere {
+            let channel = self.parts.channels.forwarding(leader);
+            if let Some(remote) = RemoteTail::open(
+                channel,
+                partition,
+                from,
+                everything,
+                self.parts.interest.clone(),
+            )
+            .await
+            {
+                self.source = Source::Remote(Box::new(remote));
+                return;
+            }
+        } else if leader.is_some() && everything {
+            self.give_up_gap().await;
+            return;
+        }
+        let mut leaders = self.parts.leaders.changes();
+        let mut moved = self.parts.groups.changed();
+        moved.mark_unchanged();
+        tokio::select! {
+            () = leaders.next() => {}
+            _ = moved.changed() => {}
+            () = tokio::time::sleep(RETRY_AFTER) => {}
+        }
+    }
+
+    /// The messages of a gap are nowhere to be had.
+    async fn give_up_gap(&mut self) {
+        if let Some(upto) = self.gap_upto.take() {
+            self.lost().await;
+            self.position = Some(self.position.unwrap_or(0).max(upto));
+        }
+    }
+
+    fn leave_lost_replica(&mut self) {
+        if self.parts.groups.partition(self.parts.partition).is_none() {
+            self.source = Source::None;
+        }
+    }
+
+    async fn take_chunk(&mut self, chunk: remote::Chunk) {
+        if chunk.lost {
+            self.lost().await;
+        }
+        self.take(chunk.entries, chunk.upto);
+        if self.gap_upto.is_some_and(|upto| chunk.upto >= upto) {
+            self.gap_upto = None;
+            self.source = Source::None;
+        }
+    }
+
+    fn take(&mut self, entries: Vec<reader::Entry>, upto: u64) {
+        let ours = self.parts.stream;
+        for entry in entries {
+            let items = decode::items(&entry, ours);
+            if !items.is_empty() {
+                self.ready.push_back(TailBatch {
+                    partition: self.parts.partition,
+                    index: entry.index,
+                    items,
+                });
+            }
+        }
+        self.position = Some(self.position.unwrap_or(0).max(upto));
+    }
+
+    async fn lost(&self) {
+        tracing::warn!(partition = %self.parts.partition, "messages of the log are gone before this node read them; its clients are disconnected");
+        // The broker always drains its events; only a stopping node does not.
+        let _ = self
+            .parts
+            .events
+            .send(Event::TailLost {
+                partition: self.parts.partition,
+            })
+            .await;
     }
 }

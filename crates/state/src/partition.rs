@@ -82,6 +82,12 @@ impl PartitionState {
             .collect()
     }
 
+    /// Changes whenever a share group does; 0 until there was one. Different replicas count differently.
+    #[must_use]
+    pub const fn share_generation(&self) -> u64 {
+        self.share_groups.generation()
+    }
+
     /// Share groups with their members, `$share/{name}/{filter}` first.
     pub fn share_groups(
         &self,

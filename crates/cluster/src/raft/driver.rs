@@ -29,7 +29,8 @@ const LOAD_BYTES: usize = 1 << 20;
 
 /// Watches what a group applies. Called on the task that applies: it must not block or take long, and must not propose and wait.
 pub trait Observer<M: StateMachine>: Send + Sync + 'static {
-    /// Entry `index` was applied, with this answer; the state already contains it. Every command comes once, in order, except those that
+    /// Entry `index` was applied, with this answer; the state already contains it, [`RaftGroup::applied`](super::RaftGroup::applied) does not
+    /// tell of it yet. Every command comes once, in order, except those that
     /// [`jumped`](Self::jumped) tells of. After a start, entries since the last checkpoint come again.
     fn applied(&self, index: u64, command: &Bytes, answer: &M::Answer);
 
@@ -256,13 +257,16 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
             }
             shared.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
             drop(state);
+            for (index, answer, _) in &done {
+                if let Some((command, answer)) = answer {
+                    shared.observer.applied(*index, command, answer);
+                }
+            }
+            // The observer first: whoever sees the index finds what the observer was told.
             if let Some((last, ..)) = done.last() {
                 shared.applied.send_replace(*last);
             }
-            for (index, answer, responder) in done {
-                if let Some((command, answer)) = &answer {
-                    shared.observer.applied(index, command, answer);
-                }
+            for (_, answer, responder) in done {
                 if let Some(responder) = responder {
                     responder.send(match answer {
                         Some((_, answer)) => Reply::new(answer),
@@ -309,8 +313,8 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
             };
         }
         self.shared.latest.set(meta);
-        self.shared.applied.send_replace(index);
         self.shared.observer.jumped(index);
+        self.shared.applied.send_replace(index);
         Ok(())
     }
 

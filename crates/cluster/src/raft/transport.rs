@@ -65,6 +65,7 @@ impl Transport {
             group: MetadataValue::from(self.group.0),
             purpose,
             config: Arc::clone(&self.config),
+            failures: 0,
         }
     }
 }
@@ -93,6 +94,8 @@ pub(super) struct Link {
     group: MetadataValue<Ascii>,
     purpose: Purpose,
     config: Arc<Config>,
+    /// Append streams that could not be opened, since the last that could.
+    failures: usize,
 }
 
 impl Link {
@@ -117,6 +120,11 @@ impl Link {
             .map(Response::into_inner)
             .map_err(unreachable)
     }
+}
+
+/// The pause after that many failures in a row.
+fn pause_after(failures: usize) -> Duration {
+    Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)])
 }
 
 fn unreachable(status: Status) -> RPCError<Types> {
@@ -155,11 +163,22 @@ impl NetStreamAppend<Types> for Link {
         let request = self.request(counted);
         Box::pin(async move {
             let within = self.config.append_within;
-            let replies = tokio::time::timeout(within, self.client.stream_append(request))
+            let opened = tokio::time::timeout(within, self.client.stream_append(request))
                 .await
-                .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
-                .map_err(unreachable)?;
-            Ok(answers(replies.into_inner(), sent, within).boxed())
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+            match opened {
+                Ok(replies) => {
+                    self.failures = 0;
+                    Ok(answers(replies.into_inner(), sent, within).boxed())
+                }
+                Err(status) => {
+                    // The library pauses inside the stream of requests, which nobody polls when there is no connection: without a pause
+                    // here it would try again at once, for ever.
+                    tokio::time::sleep(pause_after(self.failures)).await;
+                    self.failures += 1;
+                    Err(unreachable(status))
+                }
+            }
         })
     }
 }
@@ -205,6 +224,10 @@ fn answers(
                             Ok(result) => return Some((Ok(result), state)),
                             Err(status) => break status,
                         }
+                    }
+                    // The other side ended, with requests unanswered: an error, after which the library pauses.
+                    Ok(None) if state.sent.load(Ordering::Relaxed) > state.received => {
+                        break Status::unavailable("the stream was ended");
                     }
                     Ok(None) => return None,
                     Err(status) => break status,

@@ -19,8 +19,10 @@ pub enum PartitionAnswer {
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendAnswer {
-    /// The batch is in the log, once, whether by this command or by an earlier one with the same sequence number.
+    /// The batch is in the log, by this command.
     Taken(Outcome),
+    /// The batch is in the log already, by an earlier command with the same sequence number, which had this outcome.
+    Repeat(Outcome),
     /// A batch before this one is missing. Nothing changed; go on from `last + 1`.
     Gap {
         /// Sequence number of the last batch taken.
@@ -122,6 +124,7 @@ const GAP: u8 = 2;
 const APPEND_ENDED: u8 = 3;
 const DONE: u8 = 4;
 const UNREADABLE: u8 = 5;
+const REPEAT: u8 = 6;
 
 impl PartitionAnswer {
     /// Bytes for the way back to a proposer on another node.
@@ -131,6 +134,10 @@ impl PartitionAnswer {
         match self {
             Self::Append(AppendAnswer::Taken(outcome)) => {
                 out.put_u8(TAKEN);
+                outcome.encode(&mut out);
+            }
+            Self::Append(AppendAnswer::Repeat(outcome)) => {
+                out.put_u8(REPEAT);
                 outcome.encode(&mut out);
             }
             Self::Append(AppendAnswer::Gap { last }) => {
@@ -152,6 +159,7 @@ impl PartitionAnswer {
         let buf = &mut buf;
         Ok(match read_u8(buf, "answer kind")? {
             TAKEN => Self::Append(AppendAnswer::Taken(Outcome::decode(buf)?)),
+            REPEAT => Self::Append(AppendAnswer::Repeat(Outcome::decode(buf)?)),
             GAP => Self::Append(AppendAnswer::Gap {
                 last: read_u64(buf, "last sequence number")?,
             }),

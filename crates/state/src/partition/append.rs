@@ -95,7 +95,7 @@ impl PartitionState {
     pub(super) fn append(&mut self, index: u64, append: &Append) -> AppendAnswer {
         let answer = match self.streams.turn(append.stream, append.seq) {
             Turn::Next => return AppendAnswer::Taken(self.take(index, append)),
-            Turn::Repeat(outcome) => AppendAnswer::Taken(outcome),
+            Turn::Repeat(outcome) => AppendAnswer::Repeat(outcome),
             Turn::Gap { last } => AppendAnswer::Gap { last },
             Turn::Ended => AppendAnswer::Ended,
         };

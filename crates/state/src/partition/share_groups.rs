@@ -22,6 +22,8 @@ pub struct ShareMemberId {
 #[derive(Debug, Default)]
 pub(super) struct ShareGroups {
     by_filter: BTreeMap<TopicFilter, Vec<ShareMemberId>>,
+    /// Grows with every change, so that those who derive something notice. Not part of the agreed state.
+    generation: u64,
 }
 
 impl ShareGroups {
@@ -32,6 +34,7 @@ impl ShareGroups {
         changed: &mut Changed,
     ) {
         changed.insert(key(filter));
+        self.generation += 1;
         let members = self.by_filter.entry(filter.compact()).or_default();
         if let Err(at) = members.binary_search(&member) {
             members.insert(at, member);
@@ -44,6 +47,7 @@ impl ShareGroups {
         member: ShareMemberId,
         changed: &mut Changed,
     ) {
+        self.generation += 1;
         if let Some(members) = self.by_filter.get_mut(filter) {
             members.retain(|known| *known != member);
             if members.is_empty() {
@@ -54,6 +58,7 @@ impl ShareGroups {
     }
 
     pub(super) fn end_stream(&mut self, stream: StreamId, changed: &mut Changed) {
+        self.generation += 1;
         self.by_filter.retain(|filter, members| {
             let before = members.len();
             members.retain(|member| {
@@ -65,6 +70,10 @@ impl ShareGroups {
             }
             !members.is_empty()
         });
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&TopicFilter, &[ShareMemberId])> {
@@ -105,6 +114,7 @@ impl ShareGroups {
                 member: read_u64(&mut value, "share member")?,
             });
         }
+        self.generation += 1;
         self.by_filter.insert(filter, members);
         Ok(())
     }

@@ -1,0 +1,169 @@
+//! The partition service: the leader's end of streams, read indexes, and tails for nodes without a replica.
+
+use std::pin::Pin;
+
+use futures::Stream as FutureStream;
+use magpie_state::{PartitionId, StreamId};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::chooser::{Choosers, propose_append};
+use crate::groups::Groups;
+use crate::proto;
+use crate::raft::ProposeError;
+use crate::rpc::Peer;
+use crate::tail::Feeds;
+
+/// Answers on the way back to a sender; more than its window.
+const ANSWERS: usize = 64;
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct PartitionService {
+    pub(crate) groups: Groups,
+    pub(crate) choosers: Choosers,
+    pub(crate) feeds: Feeds,
+    pub(crate) stop: CancellationToken,
+}
+
+type Answers<T> = Pin<Box<dyn FutureStream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl proto::partitions_server::Partitions for PartitionService {
+    type AppendStream = Answers<proto::AppendAnswer>;
+    type TailStream = Answers<proto::TailChunk>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::AppendBatch>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let stream = sender_of(&request)?;
+        let (answers, answered) = mpsc::channel(ANSWERS);
+        tokio::spawn(
+            self.clone()
+                .take_batches(stream, request.into_inner(), answers),
+        );
+        Ok(Response::new(Box::pin(ReceiverStream::new(answered))))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Result<Response<proto::ReadIndexReply>, Status> {
+        let rounds = request
+            .into_inner()
+            .partitions
+            .into_iter()
+            .map(async |partition| {
+                let group = partition_id(partition)
+                    .ok()
+                    .and_then(|partition| self.groups.partition(partition));
+                match group {
+                    Some(group) => group.read_index().await.unwrap_or(0),
+                    None => 0,
+                }
+            });
+        Ok(Response::new(proto::ReadIndexReply {
+            indexes: futures::future::join_all(rounds).await,
+        }))
+    }
+
+    async fn tail(
+        &self,
+        request: Request<Streaming<proto::TailRequest>>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        let reader = sender_of(&request)?;
+        let mut requests = request.into_inner();
+        let first = requests
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("an empty call"))?;
+        let partition = partition_id(first.partition)?;
+        let group = self
+            .groups
+            .partition(partition)
+            .ok_or_else(|| not_here(partition))?;
+        let chunks = self
+            .feeds
+            .serve(partition, group, reader, first, requests, self.stop.clone());
+        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+    }
+}
+
+impl PartitionService {
+    /// One sender's stream, until either side leaves.
+    async fn take_batches(
+        self,
+        stream: StreamId,
+        mut batches: Streaming<proto::AppendBatch>,
+        answers: mpsc::Sender<Result<proto::AppendAnswer, Status>>,
+    ) {
+        let Ok(Some(hello)) = batches.message().await else {
+            return;
+        };
+        let Ok(partition) = partition_id(hello.partition) else {
+            return;
+        };
+        let Some(group) = self.groups.partition(partition) else {
+            let _ = answers.send(Err(not_here(partition))).await;
+            return;
+        };
+        let chooser = self.choosers.of(partition);
+        loop {
+            let batch = tokio::select! {
+                () = self.stop.cancelled() => return,
+                batch = batches.message() => match batch {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) | Err(_) => return,
+                },
+            };
+            let (seq, answers) = (batch.seq, answers.clone());
+            propose_append(&group, &chooser, stream, batch, move |outcome| {
+                let answer = match outcome {
+                    Ok((_, answer)) => proto::AppendAnswer {
+                        seq,
+                        answer: answer.encode(),
+                        leader: 0,
+                    },
+                    Err(ProposeError::NotLeader { leader }) => proto::AppendAnswer {
+                        seq,
+                        leader: leader.map_or(0, |leader| leader.0),
+                        ..Default::default()
+                    },
+                    // The sender asks again, here or elsewhere: the partition knows what it has.
+                    Err(_) => proto::AppendAnswer {
+                        seq,
+                        ..Default::default()
+                    },
+                };
+                // A sender has no more batches on the way than there is room; one that cheats loses answers.
+                let _ = answers.try_send(Ok(answer));
+            })
+            .await;
+        }
+    }
+}
+
+/// The node, in which life, that makes a call; the guard has checked it.
+fn sender_of<T>(request: &Request<T>) -> Result<StreamId, Status> {
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .ok_or_else(|| Status::internal("the call passed no guard"))?;
+    Ok(StreamId {
+        node: peer.node,
+        incarnation: peer.incarnation,
+    })
+}
+
+fn partition_id(number: u32) -> Result<PartitionId, Status> {
+    u16::try_from(number)
+        .map(PartitionId)
+        .map_err(|_| Status::invalid_argument("no such partition"))
+}
+
+fn not_here(partition: PartitionId) -> Status {
+    Status::failed_precondition(format!("no replica of partition {partition} lives here"))
+}

@@ -1,0 +1,46 @@
+//! From a log entry to messages.
+
+use magpie_state::partition::PartitionCommand;
+use magpie_state::{Record, StreamId};
+
+use super::TailItem;
+use super::reader::{Entry, Refused};
+use crate::ShareMember;
+
+/// The messages of an entry, with the share members of node `ours` that were chosen.
+pub(super) fn items(entry: &Entry, ours: StreamId) -> Vec<TailItem> {
+    let Ok(PartitionCommand::Append(append)) = PartitionCommand::decode(&entry.command) else {
+        return Vec::new();
+    };
+    let mut items = Vec::with_capacity(append.count as usize);
+    let mut choices = append.choices.iter().peekable();
+    for (ordinal, record) in (0..).zip(append.records()) {
+        let mut shares = Vec::new();
+        while let Some(choice) = choices.next_if(|choice| choice.ordinal <= ordinal) {
+            if choice.ordinal == ordinal && choice.member.stream == ours {
+                shares.push((choice.filter.clone(), ShareMember(choice.member.member)));
+            }
+        }
+        let Record::Publish(publish) = record else {
+            continue;
+        };
+        if entry.refused.contains(ordinal) {
+            continue;
+        }
+        items.push(TailItem {
+            publisher: publish.client,
+            qos: publish.qos,
+            retain: publish.retain,
+            published_ms: publish.published_ms,
+            message: publish.message,
+            shares,
+        });
+    }
+    items
+}
+
+impl Refused {
+    fn contains(&self, ordinal: u32) -> bool {
+        !self.0.is_empty() && self.0.contains(&ordinal)
+    }
+}
