@@ -11,9 +11,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use axum::{Json, Router};
+use magpie_broker::Node;
+use magpie_cluster::Cluster;
 use serde::Serialize;
 
-use crate::state::{Running, SharedState, State};
+use crate::state::{SharedState, State};
 
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -86,9 +88,18 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// The cluster, or the answer while there is none.
+fn cluster(state: &State) -> Result<&Cluster, ApiError> {
+    state.cluster().ok_or_else(|| starting("the node starts"))
+}
+
 /// The node, or the answer while there is none.
-fn running(state: &State) -> Result<&Running, ApiError> {
+fn node(state: &State) -> Result<&Node, ApiError> {
     state
-        .running()
-        .ok_or_else(|| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the node starts"))
+        .node()
+        .ok_or_else(|| starting("the node is not part of a cluster yet"))
+}
+
+fn starting(why: &str) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why)
 }

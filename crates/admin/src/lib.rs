@@ -1,7 +1,7 @@
 //! The HTTP API: health, metrics, the operator's resources and the dashboard.
 //!
 //! [`Server::bind`] answers from the first moment of the process, so that a health check sees a node that is starting;
-//! [`Server::attach`] gives it the node. It knows nothing of MQTT conversations and decides nothing: it shows what the broker and the
+//! [`Server::attach_cluster`] and [`Server::attach_node`] give it what there is to tell. It knows nothing of MQTT conversations and decides nothing: it shows what the broker and the
 //! cluster say of themselves, and passes the operator's wishes on.
 
 mod access;

@@ -59,12 +59,19 @@ impl Metrics {
 }
 
 /// In the text format of Prometheus.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge needs no more than 52 bits"
+)]
 pub(crate) async fn scrape(
     State(state): State<SharedState>,
 ) -> ([(HeaderName, &'static str); 1], String) {
     gauge!("magpie_ready").set(f64::from(state.readiness() == Readiness::Ready));
-    if let Some(running) = state.running() {
-        report(&running.cluster.status());
+    if let Some(cluster) = state.cluster() {
+        report(&cluster.status());
+        for (node, depth) in cluster.link_depths() {
+            gauge!("magpie_link_queued_messages", "node" => node.to_string()).set(depth as f64);
+        }
     }
     process::report();
     (

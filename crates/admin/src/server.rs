@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use crate::access::{self, Access};
 use crate::api::{self, ApiError};
 use crate::config::Limits;
-use crate::state::{Running, SharedState, State};
+use crate::state::{SharedState, State};
 use crate::{Config, Metrics, dashboard, health, metrics};
 
 /// How long a failed accept, which means that descriptors or memory ran out, is not repeated.
@@ -78,9 +78,14 @@ impl Server {
         self.address
     }
 
-    /// From now on, answers for this node.
-    pub fn attach(&self, node: Node, cluster: Cluster) {
-        self.state.run(Running { node, cluster });
+    /// From now on, tells what the cluster says of itself, formed or not.
+    pub fn attach_cluster(&self, cluster: Cluster) {
+        self.state.set_cluster(cluster);
+    }
+
+    /// From now on, tells of the clients too.
+    pub fn attach_node(&self, node: Node) {
+        self.state.set_node(node);
     }
 
     /// From now on the node is not ready.

@@ -17,16 +17,11 @@ pub(crate) type SharedState = Arc<State>;
 pub(crate) struct State {
     pub(crate) metrics: Metrics,
     pub(crate) started: Instant,
-    running: OnceLock<Running>,
+    cluster: OnceLock<Cluster>,
+    node: OnceLock<Node>,
     is_stopping: AtomicBool,
     /// The operator wants this node emptied.
     pub(crate) drain_asked: Notify,
-}
-
-/// A node to ask.
-pub(crate) struct Running {
-    pub(crate) node: Node,
-    pub(crate) cluster: Cluster,
 }
 
 impl State {
@@ -34,20 +29,30 @@ impl State {
         Self {
             metrics,
             started: Instant::now(),
-            running: OnceLock::new(),
+            cluster: OnceLock::new(),
+            node: OnceLock::new(),
             is_stopping: AtomicBool::new(false),
             drain_asked: Notify::new(),
         }
     }
 
-    pub(crate) fn run(&self, running: Running) {
-        // There is one node in a process; a second one would be ignored.
-        let _ = self.running.set(running);
+    pub(crate) fn set_cluster(&self, cluster: Cluster) {
+        // There is one in a process; a second one would be ignored.
+        let _ = self.cluster.set(cluster);
     }
 
-    /// `None` while the node starts.
-    pub(crate) fn running(&self) -> Option<&Running> {
-        self.running.get()
+    pub(crate) fn set_node(&self, node: Node) {
+        let _ = self.node.set(node);
+    }
+
+    /// `None` while the process starts.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.get()
+    }
+
+    /// `None` until this node is part of a cluster.
+    pub(crate) fn node(&self) -> Option<&Node> {
+        self.node.get()
     }
 
     /// From now on the node is not ready, whatever the cluster says.
@@ -56,10 +61,7 @@ impl State {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.is_stopping.load(Ordering::Relaxed)
-            || self
-                .running()
-                .is_some_and(|running| running.node.is_draining())
+        self.is_stopping.load(Ordering::Relaxed) || self.node().is_some_and(Node::is_draining)
     }
 
     /// Whether clients may come, and if not why, in one line.
@@ -67,11 +69,14 @@ impl State {
         if self.is_draining() {
             return Readiness::NotReady("the node drains".to_owned());
         }
-        let Some(running) = self.running() else {
+        let Some(cluster) = self.cluster() else {
             return Readiness::NotReady("the node starts".to_owned());
         };
-        let readiness = running.cluster.readiness().borrow().clone();
-        if readiness == Readiness::Ready && running.node.listening().mqtt.is_none() {
+        let readiness = cluster.readiness().borrow().clone();
+        let is_listening = self
+            .node()
+            .is_some_and(|node| node.listening().mqtt.is_some());
+        if readiness == Readiness::Ready && !is_listening {
             return Readiness::NotReady("the node does not listen for clients yet".to_owned());
         }
         readiness

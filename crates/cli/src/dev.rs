@@ -78,8 +78,9 @@ async fn run(plan: &Plan, home: &Home, started: Instant) -> anyhow::Result<ExitC
     }
 
     let mut running = children.len();
+    let victim = children.last().and_then(|child| child.pid);
     let code = tokio::select! {
-        code = watch(plan, started, paint, &mut ended, &mut running) => code,
+        code = watch(plan, victim, started, paint, &mut ended, &mut running) => code,
         () = stops.next() => ExitCode::SUCCESS,
     };
     if running > 0 {
@@ -98,6 +99,7 @@ async fn run(plan: &Plan, home: &Home, started: Instant) -> anyhow::Result<ExitC
 /// Tells what happens, until nothing runs any more or a node did not even start.
 async fn watch(
     plan: &Plan,
+    victim: Option<u32>,
     started: Instant,
     paint: Paint,
     ended: &mut mpsc::Receiver<Ended>,
@@ -111,7 +113,7 @@ async fn watch(
         tokio::select! {
             () = &mut readiness, if !is_ready => {
                 is_ready = true;
-                say(&guide::ready(plan, started.elapsed(), paint));
+                say(&guide::ready(plan, victim, started.elapsed(), paint));
             }
             () = &mut impatience, if !is_ready && is_patient => {
                 is_patient = false;

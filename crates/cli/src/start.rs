@@ -15,7 +15,7 @@ use magpie_admin::{Metrics, Server};
 use magpie_broker::Node;
 use magpie_cluster::{Cluster, Fatal, Readiness, StartError};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{ConfigArgs, NodeConfig};
 use stop::{Asked, Stops};
@@ -32,6 +32,8 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(3);
 const CLIENTS_DEADLINE: Duration = Duration::from_secs(4);
 /// How long a node that cannot go on takes leave.
 const FATAL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the cluster's part may take to stop in order.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Up to which speed clients are closed: the others must take them in.
 const CLIENTS_PER_SECOND: f64 = 2000.0;
 
@@ -135,61 +137,82 @@ async fn serve(config: NodeConfig, metrics: Metrics, mut stops: Stops) -> End {
             "a cluster of two needs both: while one is away, the other serves nobody; use one or three nodes"
         );
     }
-    let node = Node::start(config.broker, cluster.clone(), events);
-    server.attach(node.clone(), cluster.clone());
-    let end = run(&node, &cluster, &server, &mut stops).await;
+    server.attach_cluster(cluster.clone());
+    tokio::spawn(report(cluster.readiness()));
+    let joined = tokio::select! {
+        () = cluster.formed() => Ok(()),
+        fatal = cluster.fatal() => Err(End::Fatal(fatal)),
+        _ = stops.next() => Err(End::Asked),
+    };
+    let end = match joined {
+        Ok(()) => {
+            let node = Node::start(config.broker, cluster.clone(), events);
+            server.attach_node(node.clone());
+            run(&node, &cluster, &server, &mut stops).await
+        }
+        Err(end) => end,
+    };
     server.stop();
-    if matches!(end, End::Fatal(_)) {
-        // A broken disk may keep what is asked of it waiting for ever; clients are better off without us.
-        let _ = tokio::time::timeout(FATAL_DEADLINE, node.shutdown(Duration::ZERO)).await;
-    }
-    if matches!(end, End::Fatal(Fatal::Down(_))) {
-        let _ = tokio::time::timeout(FATAL_DEADLINE, cluster.stop()).await;
+    // A broken disk may keep what is asked of it waiting for ever.
+    let deadline = if matches!(end, End::Fatal(_)) {
+        FATAL_DEADLINE
+    } else {
+        STOP_DEADLINE
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(deadline, cluster.stop()) => {}
+        _ = stops.next() => {}
     }
     end
 }
 
-/// From readiness to the end.
+/// Serves clients, from the first readiness to the end.
 async fn run(node: &Node, cluster: &Cluster, server: &Server, stops: &mut Stops) -> End {
-    let mut readiness = cluster.readiness();
-    let asked = loop {
-        tokio::select! {
-            fatal = cluster.fatal() => return End::Fatal(fatal),
-            asked = stops.next() => break asked,
-            () = server.drain_asked(), if !node.is_draining() => {
-                info!("the operator drains this node");
+    let end = tokio::select! {
+        end = serve_clients(node, cluster, server) => end,
+        fatal = cluster.fatal() => End::Fatal(fatal),
+        asked = stops.next() => {
+            if asked == Asked::Drain {
+                info!("stopping; once more to stop at once");
                 tokio::select! {
-                    () = drain(node, cluster, server) => info!("drained"),
+                    () = drain(node, cluster, server) => {}
                     fatal = cluster.fatal() => return End::Fatal(fatal),
-                    asked = stops.next() => break asked,
+                    _ = stops.next() => {}
                 }
             }
-            changed = next_readiness(&mut readiness) => {
-                report(&changed);
-                // Once, when it can serve for the first time: a balancer that only looks at the port sees the same as one that asks.
-                if changed == Readiness::Ready && node.listening().mqtt.is_none() && !node.is_draining()
-                    && let Err(error) = node.listen()
-                {
-                    return End::NotStarted(error.to_string());
-                }
-            }
+            End::Asked
         }
     };
-    if asked == Asked::Drain {
-        info!("stopping; once more to stop at once");
-        tokio::select! {
-            () = drain(node, cluster, server) => {}
-            fatal = cluster.fatal() => return End::Fatal(fatal),
-            _ = stops.next() => return End::Asked,
+    // Whoever is still connected is told, if that is possible at once.
+    let _ = tokio::time::timeout(FATAL_DEADLINE, node.shutdown(Duration::ZERO)).await;
+    end
+}
+
+/// Lets clients in when the node is ready for the first time, so that a balancer that only looks at the port sees the same as one that
+/// asks. Drains when the operator wishes. Ends only if that fails.
+async fn serve_clients(node: &Node, cluster: &Cluster, server: &Server) -> End {
+    let listen = async {
+        let mut readiness = cluster.readiness();
+        let is_ready = readiness
+            .wait_for(|readiness| *readiness == Readiness::Ready)
+            .await
+            .is_ok();
+        match is_ready.then(|| node.listen()) {
+            Some(Err(error)) => End::NotStarted(error.to_string()),
+            _ => std::future::pending().await,
         }
-    } else {
-        node.shutdown(Duration::ZERO).await;
-    }
+    };
+    let drained = async {
+        server.drain_asked().await;
+        info!("the operator drains this node");
+        drain(node, cluster, server).await;
+        info!("drained");
+        std::future::pending().await
+    };
     tokio::select! {
-        () = cluster.stop() => {}
-        _ = stops.next() => {}
+        end = listen => end,
+        end = drained => end,
     }
-    End::Asked
 }
 
 /// Makes the node one that nobody misses: not ready, no leader, no clients.
@@ -201,18 +224,21 @@ async fn drain(node: &Node, cluster: &Cluster, server: &Server) {
     node.shutdown(paced.min(CLIENTS_DEADLINE)).await;
 }
 
-/// The first value, then each change. Waits for ever once the cluster is gone.
-async fn next_readiness(readiness: &mut watch::Receiver<Readiness>) -> Readiness {
-    if readiness.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    readiness.borrow_and_update().clone()
-}
-
-fn report(readiness: &Readiness) {
-    match readiness {
-        Readiness::Ready => info!("ready"),
-        Readiness::NotReady(why) => warn!(why, "not ready"),
+/// Logs each change. That a node that starts is not ready yet is no warning, and what it waits for changes many times a second.
+async fn report(mut readiness: watch::Receiver<Readiness>) {
+    let mut was_ready = false;
+    loop {
+        match &*readiness.borrow_and_update() {
+            Readiness::Ready => {
+                info!("ready");
+                was_ready = true;
+            }
+            Readiness::NotReady(why) if was_ready => warn!(why, "not ready"),
+            Readiness::NotReady(why) => debug!(why, "not ready yet"),
+        }
+        if readiness.changed().await.is_err() {
+            return;
+        }
     }
 }
 

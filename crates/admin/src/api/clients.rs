@@ -10,7 +10,7 @@ use magpie_codec::Text;
 use magpie_state::ClientId;
 use serde::{Deserialize, Serialize};
 
-use super::{ApiError, running};
+use super::{ApiError, node};
 use crate::state::SharedState;
 
 const LIMIT_DEFAULT: usize = 100;
@@ -56,7 +56,7 @@ pub(crate) async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
     let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-    let mut clients = running(&state)?.node.clients();
+    let mut clients = node(&state)?.clients();
     if let Some(prefix) = &page.prefix {
         clients.retain(|client| client.client.0.starts_with(prefix.as_str()));
     }
@@ -81,7 +81,7 @@ pub(crate) async fn show(
     State(state): State<SharedState>,
     Path(id): Path<String>,
 ) -> Result<Json<Client>, ApiError> {
-    let clients = running(&state)?.node.clients();
+    let clients = node(&state)?.clients();
     clients
         .iter()
         .find(|client| *client.client.0 == *id)
@@ -94,11 +94,11 @@ pub(crate) async fn kick(
     State(state): State<SharedState>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let running = running(&state)?;
+    let node = node(&state)?;
     let Ok(text) = Text::try_from(id.as_str()) else {
         return Err(absent(&id));
     };
-    match running.node.kick(&ClientId(text)) {
+    match node.kick(&ClientId(text)) {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(absent(&id)),
     }

@@ -7,7 +7,7 @@ use magpie_cluster::MemberStatus;
 use magpie_state::NodeId;
 use serde::Serialize;
 
-use super::{ApiError, running};
+use super::{ApiError, cluster};
 use crate::state::SharedState;
 
 #[derive(Serialize)]
@@ -16,7 +16,7 @@ pub(crate) struct Body {
 }
 
 pub(crate) async fn list(State(state): State<SharedState>) -> Result<Json<Body>, ApiError> {
-    let nodes = running(&state)?.cluster.status().members;
+    let nodes = cluster(&state)?.status().members;
     Ok(Json(Body { nodes }))
 }
 
@@ -25,7 +25,7 @@ pub(crate) async fn remove(
     State(state): State<SharedState>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let cluster = &running(&state)?.cluster;
+    let cluster = cluster(&state)?;
     let members = cluster.status().members;
     let mut matching = members
         .iter()

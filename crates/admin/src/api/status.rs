@@ -2,10 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
+use magpie_broker::{Node, Totals};
 use magpie_cluster::Readiness;
 use serde::Serialize;
 
-use super::{ApiError, running};
+use super::ApiError;
 use crate::state::SharedState;
 
 #[derive(Serialize)]
@@ -24,9 +25,9 @@ pub(crate) struct Body {
 }
 
 pub(crate) async fn show(State(state): State<SharedState>) -> Result<Json<Body>, ApiError> {
-    let running = running(&state)?;
-    let totals = running.node.totals();
-    let mut cluster = running.cluster.status();
+    let mut cluster = super::cluster(&state)?.status();
+    let totals = state.node().map(Node::totals);
+    let count = |of: fn(&Totals) -> usize| totals.as_ref().map_or(0, of);
     let readiness = state.readiness();
     // A node that drains is not ready, whatever the cluster says of it.
     cluster.not_ready = match &readiness {
@@ -38,10 +39,10 @@ pub(crate) async fn show(State(state): State<SharedState>) -> Result<Json<Body>,
         uptime_s: state.started.elapsed().as_secs(),
         ready: readiness == Readiness::Ready,
         draining: state.is_draining(),
-        connections: totals.connections,
-        clients: totals.clients,
-        subscriptions: totals.subscriptions,
-        filters: totals.filters,
+        connections: count(|totals| totals.connections),
+        clients: count(|totals| totals.clients),
+        subscriptions: count(|totals| totals.subscriptions),
+        filters: count(|totals| totals.filters),
         cluster,
     }))
 }

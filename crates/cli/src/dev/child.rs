@@ -16,6 +16,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A running node. It stops when this value is dropped, and also when this process is killed: either way its standard input closes.
 pub(super) struct Child {
+    /// Of the process; `None` if it ended at once.
+    pub(super) pid: Option<u32>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -50,6 +52,7 @@ impl Child {
         let mut child = command
             .spawn()
             .with_context(|| format!("{} cannot be started", node.name))?;
+        let pid = child.id();
         let (stop, stopped) = oneshot::channel();
         let logs = print_both(&mut child, prefix);
         let name = node.name.clone();
@@ -58,7 +61,7 @@ impl Child {
             // The receiver is gone when everything ends at once.
             let _ = ended.send(Ended { name, status }).await;
         });
-        Ok(Self { _stop: stop })
+        Ok(Self { pid, _stop: stop })
     }
 }
 

@@ -26,7 +26,8 @@ pub(super) fn beginning(plan: &Plan, home: &Home, paint: Paint) -> String {
     format!("{what}\nData: {data} {fate}{pair}")
 }
 
-pub(super) fn ready(plan: &Plan, took: Duration, paint: Paint) -> String {
+/// `victim` is the last node's process.
+pub(super) fn ready(plan: &Plan, victim: Option<u32>, took: Duration, paint: Paint) -> String {
     let head = match plan.nodes.len() {
         1 => "The node is ready".to_owned(),
         count => format!("All {count} nodes are ready"),
@@ -61,11 +62,9 @@ pub(super) fn ready(plan: &Plan, took: Duration, paint: Paint) -> String {
         "\nLook around:\n\n  {}\n",
         paint.bold(&format!("magpie ctl status --http {}", first.http))
     );
-    if plan.nodes.len() > 2 {
-        text += &format!(
-            "  {}   to see that nothing is lost\n",
-            paint.bold(&format!("kill -9 $(pgrep -f 'node-name {}')", last.name))
-        );
+    if let (3.., Some(victim)) = (plan.nodes.len(), victim) {
+        let kill = paint.bold(&format!("kill -9 {victim}"));
+        text += &format!("  {kill}   to see the others go on without {}\n", last.name);
     }
     text += "\nCtrl-C stops everything.\n";
     text

@@ -8,6 +8,9 @@ use anyhow::{Context as _, bail};
 use super::DevArgs;
 use super::home::Home;
 
+/// Who leads which group is for who looks for it.
+const LOG_LEVEL: &str = "info,magpie_cluster=warn";
+
 /// The whole cluster.
 pub(super) struct Plan {
     pub(super) nodes: Vec<NodePlan>,
@@ -60,6 +63,13 @@ impl Plan {
                 "--cluster-secret-file",
                 home.secret_file().display().to_string(),
             );
+            if !args
+                .flags
+                .iter()
+                .any(|flag| flag.starts_with("--log-level"))
+            {
+                flag("--log-level", LOG_LEVEL.to_owned());
+            }
             arguments.extend(args.flags.iter().cloned());
             anyhow::Ok(NodePlan {
                 name,

@@ -7,8 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// The consensus library tells at `info` what is debugging for others. What the operator sets comes after it and beats it.
-const QUIET: &str = "openraft=warn";
+/// The consensus library tells at `info` what is debugging for others, and calls it an error when a group that stops sends no more
+/// heartbeats. What the operator sets comes after it and beats it.
+const QUIET: &str = "openraft=warn,openraft::core::heartbeat=off";
 
 /// Becomes the process's log.
 ///

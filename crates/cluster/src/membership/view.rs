@@ -99,8 +99,8 @@ impl Membership {
             let changed = *then != now;
             if changed {
                 match &now {
-                    Readiness::Ready => tracing::info!("ready"),
-                    Readiness::NotReady(why) => tracing::info!(why, "not ready"),
+                    Readiness::Ready => tracing::debug!("ready"),
+                    Readiness::NotReady(why) => tracing::debug!(why, "not ready"),
                 }
                 *then = now;
             }
