@@ -63,6 +63,12 @@ impl Node {
             .block_on(async { tokio::time::timeout(SOON, work).await.unwrap() })
     }
 
+    /// Whether nothing is asked of the broker for so long.
+    pub(super) fn no_event_for(&mut self, time: Duration) -> bool {
+        let next = async { tokio::time::timeout(time, self.events.recv()).await };
+        self.runtime.block_on(next).is_err()
+    }
+
     pub(super) fn fatal(&self) -> Fatal {
         self.block_on(self.fatal.tripped())
     }
@@ -105,10 +111,7 @@ impl Nodes {
     }
 
     pub(super) fn address(&mut self, number: u64) -> String {
-        let port = self.ports.entry(number).or_insert_with(|| {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        });
+        let port = self.ports.entry(number).or_insert_with(free_port);
         format!("127.0.0.1:{port}")
     }
 
@@ -303,6 +306,17 @@ impl Nodes {
                 all.all(knows).then_some(())
             },
         );
+    }
+}
+
+/// A port below those that the system gives to outgoing connections: while a node is down, nobody else may get its port.
+fn free_port() -> u16 {
+    loop {
+        let drawn = getrandom::u32().unwrap() % 12_000 + 20_000;
+        let port = u16::try_from(drawn).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
