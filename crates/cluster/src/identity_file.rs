@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use magpie_state::control::{Member, Settings};
-use magpie_state::{ClusterId, Incarnation, NodeId, StreamId};
+use magpie_state::{ClusterId, Incarnation, NodeId};
 use magpie_storage::DataDir;
 use serde::{Deserialize, Serialize};
 
@@ -99,15 +99,6 @@ impl IdentityFile {
     /// This life.
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.lock().incarnation
-    }
-
-    /// This node in this life.
-    pub(crate) fn stream(&self) -> StreamId {
-        let content = self.lock();
-        StreamId {
-            node: content.node,
-            incarnation: content.incarnation,
-        }
     }
 
     /// The life before this one; counter 0 if there was none.

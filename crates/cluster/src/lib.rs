@@ -43,6 +43,8 @@ mod proto {
         unreachable_pub,
         unused_qualifications,
         clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::use_self,
         reason = "generated code; the proto file says what its items are"
     )]
     tonic::include_proto!("magpie.cluster.v1");

@@ -1,8 +1,8 @@
 //! Raft groups, wrapped: the rest of the node sees [`RaftGroup`] and never names the library below.
 //!
 //! One group drives one [`StateMachine`](magpie_state::StateMachine): commands go in by [`RaftGroup::submit`], are replicated by
-//! [`transport`] and [`Registry`], land in the node-wide log by [`log_store`], and are applied, checkpointed and sent as snapshots by
-//! [`driver`] and [`checkpoint`]. This module knows no command and no MQTT.
+//! `transport` and [`Registry`], land in the node-wide log by `log_store`, and are applied, checkpointed and sent as snapshots by
+//! `driver` and `checkpoint`. This module knows no command and no MQTT.
 
 mod checkpoint;
 mod config;

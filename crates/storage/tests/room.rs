@@ -142,7 +142,7 @@ fn a_purge_makes_room_on_a_full_disk() {
 fn a_log_on_a_full_disk_can_be_closed() {
     let disk = SimulatedDisk::new(4 * (64 << 10));
     let (log, _) = Log::open("/log", small(), disk).unwrap();
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(400);
     for first in (1..4000).step_by(10) {
         let sender = sender.clone();
         log.append(GroupId(1), entries(first..first + 10, 1), move |result| {

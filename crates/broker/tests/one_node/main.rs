@@ -31,7 +31,6 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn messages_of_every_qos_reach_every_kind_of_filter() {
     let node = TestNode::start().await;
     let mut writer = TestClient::connect(node.address, "writer").await;
@@ -57,7 +56,6 @@ async fn messages_of_every_qos_reach_every_kind_of_filter() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn pipelined_messages_keep_their_order() {
     let node = TestNode::start().await;
     let mut reader = TestClient::connect(node.address, "reader").await;
@@ -89,7 +87,6 @@ async fn pipelined_messages_keep_their_order() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn a_message_after_the_suback_is_received() {
     let node = TestNode::start().await;
     let mut reader = TestClient::connect(node.address, "reader").await;
@@ -103,7 +100,6 @@ async fn a_message_after_the_suback_is_received() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn a_large_payload_arrives_whole() {
     let node = TestNode::start().await;
     let mut reader = TestClient::connect(node.address, "reader").await;
@@ -121,7 +117,6 @@ async fn a_large_payload_arrives_whole() {
 
 /// [MQTT-3.1.4-3]
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn a_newer_connection_takes_over_and_the_will_is_published() {
     let node = TestNode::start().await;
     let mut reader = TestClient::connect(node.address, "reader").await;
@@ -137,7 +132,6 @@ async fn a_newer_connection_takes_over_and_the_will_is_published() {
 
 /// [MQTT-3.1.2-8], [MQTT-3.1.2-10]
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn the_will_is_published_when_the_socket_breaks_but_not_after_a_goodbye() {
     let node = TestNode::start().await;
     let mut reader = TestClient::connect(node.address, "reader").await;
@@ -152,7 +146,6 @@ async fn the_will_is_published_when_the_socket_breaks_but_not_after_a_goodbye() 
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn who_does_not_read_loses_qos_0_and_nobody_else_does() {
     let node = TestNode::start_with(|config| {
         config.mailbox.messages_max = 100;
@@ -181,7 +174,6 @@ async fn who_does_not_read_loses_qos_0_and_nobody_else_does() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn who_does_not_take_qos_1_is_closed() {
     let node = TestNode::start_with(|config| config.mailbox.messages_max = 100).await;
     let mut slow = TestClient::connect(node.address, "slow").await;
@@ -195,7 +187,6 @@ async fn who_does_not_take_qos_1_is_closed() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn unsubscribe_takes_effect_in_the_order_of_the_packets() {
     let node = TestNode::start().await;
     let mut client = TestClient::connect(node.address, "client").await;
@@ -231,7 +222,6 @@ async fn unsubscribe_takes_effect_in_the_order_of_the_packets() {
 
 /// [MQTT-4.8.2-4]
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn a_share_group_gets_each_message_once() {
     let node = TestNode::start().await;
     let (tell, mut told) = tokio::sync::mpsc::channel(100);
@@ -272,7 +262,6 @@ async fn a_share_group_gets_each_message_once() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn the_operator_sees_and_closes_clients() {
     let node = TestNode::start().await;
     let mut client = TestClient::connect(node.address, "client").await;
@@ -295,7 +284,6 @@ async fn the_operator_sees_and_closes_clients() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn shutdown_tells_the_clients() {
     let node = TestNode::start().await;
     let mut client = TestClient::connect(node.address, "client").await;
@@ -309,7 +297,6 @@ async fn shutdown_tells_the_clients() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn the_connection_limit_holds_and_is_given_back() {
     let node = TestNode::start_with(|config| config.listener.max_connections = 1).await;
     let client = TestClient::connect(node.address, "first").await;
@@ -321,7 +308,6 @@ async fn the_connection_limit_holds_and_is_given_back() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn the_proxy_header_tells_the_clients_address() {
     let node = TestNode::start_with(|config| config.listener.proxy_protocol = true).await;
     let mut client = TestClient::open(node.address).await;
@@ -344,7 +330,6 @@ async fn the_proxy_header_tells_the_clients_address() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster's handle has no body yet"]
 async fn nonsense_ends_its_connection_only() {
     let node = TestNode::start().await;
     let mut good = TestClient::connect(node.address, "good").await;

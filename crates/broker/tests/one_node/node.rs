@@ -7,6 +7,9 @@ use magpie_broker::{Config, Node};
 use magpie_cluster::{Cluster, Events, Readiness};
 use tempfile::TempDir;
 
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Stops with the test.
 pub(crate) struct TestNode {
     pub(crate) node: Node,
@@ -23,16 +26,18 @@ impl TestNode {
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let data_dir = tempfile::tempdir().expect("a temporary directory");
         let (cluster, events) = cluster(&data_dir).await;
-        let mut readiness = cluster.readiness();
-        let ready = readiness.wait_for(|it| *it == Readiness::Ready);
-        tokio::time::timeout(Duration::from_secs(20), ready)
-            .await
-            .expect("a cluster of one is ready soon")
-            .expect("the cluster lives");
+        let formed = tokio::time::timeout(PATIENCE, cluster.formed());
+        formed.await.expect("a cluster of one forms by itself");
         let mut config = Config::default();
         config.listener.mqtt_listen = Some(([127, 0, 0, 1], 0).into());
         change(&mut config);
+        let mut readiness = cluster.readiness();
         let node = Node::start(config, cluster, events);
+        let ready = readiness.wait_for(|it| *it == Readiness::Ready);
+        tokio::time::timeout(PATIENCE, ready)
+            .await
+            .expect("a cluster of one is ready soon")
+            .expect("the cluster lives");
         let listening = node.listen().expect("a free port");
         Self {
             node,

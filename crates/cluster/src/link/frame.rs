@@ -71,6 +71,8 @@ pub(super) fn decode(buf: &mut Bytes, ours: NodeId) -> Option<Direct> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use magpie_codec::{Message, QoS, Text, TopicName};
     use magpie_state::ClientId;
 

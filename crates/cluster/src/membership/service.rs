@@ -142,7 +142,7 @@ impl Formation for Membership {
             ));
         }
         let replaces = holder.map(|holder| holder.id);
-        match Membership::propose(self, ControlCommand::Join { member, replaces }).await {
+        match Self::propose(self, ControlCommand::Join { member, replaces }).await {
             Ok((index, ControlAnswer::Done)) => {
                 self.wait_applied(index).await;
                 let addresses = self.addresses().into_iter();
@@ -169,7 +169,7 @@ impl Formation for Membership {
     ) -> Result<Response<proto::ProposeReply>, Status> {
         let (member, previous) = self.announced_by(request)?;
         let command = ControlCommand::Announce { member, previous };
-        match Membership::propose(self, command).await {
+        match Self::propose(self, command).await {
             Ok((index, answer)) => Ok(Response::new(reply_of(index, &answer))),
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
