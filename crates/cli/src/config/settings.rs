@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     /// `text` for people, `json` for machines.
     pub(crate) log_format: LogFormat,
     /// What is logged: `error`, `warn`, `info`, `debug` or `trace`; per part as in `info,magpie_cluster=debug`.
+    /// The consensus library tells only errors unless it is asked, as in `info,openraft=info`.
     pub(crate) log_level: String,
     pub(crate) connection: magpie_broker::ConnectionConfig,
     pub(crate) session: magpie_broker::SessionConfig,

@@ -7,9 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// The consensus library tells at `info` what is debugging for others, and calls it an error when a group that stops sends no more
-/// heartbeats. What the operator sets comes after it and beats it.
-const QUIET: &str = "openraft=warn,openraft::core::heartbeat=off";
+/// What libraries tell many times a second when another node is away, or when this one stops, we tell once, in our own words. What the
+/// operator sets comes after it and beats it.
+const QUIET: &str = "openraft=error,openraft::core::heartbeat=off,h2=error";
 
 /// Becomes the process's log.
 ///
