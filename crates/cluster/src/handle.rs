@@ -8,6 +8,7 @@ use magpie_codec::{TopicFilter, TopicName};
 use magpie_router::FilterMap;
 use magpie_state::control::ControlState;
 use magpie_state::{ClientId, Epoch, NodeId, PartitionId, Record, StreamId};
+use magpie_storage::{Log, Space};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     /// The list of direct filters, as applied last.
     pub(crate) direct: Arc<Mutex<DirectFilters>>,
     pub(crate) fatal: FatalSwitch,
+    pub(crate) log: Log,
     pub(crate) leaders: Leaders,
     /// Without a confirmed control leader for so long, the table of routes may be out of date.
     pub(crate) quorum_lost_after: Duration,
@@ -213,6 +215,13 @@ impl Cluster {
             count,
             done,
         } = submission;
+        if self.inner.log.space() != Space::Ok {
+            // What room is left is for votes, membership, purges and acknowledgements.
+            metrics::counter!("magpie_publishes_refused_total", "reason" => "disk_full")
+                .increment(u64::from(count));
+            done(Submitted::NotProposed);
+            return Ok(());
+        }
         let done = Box::new(move |outcome| {
             done(match outcome {
                 Done::Taken { refused, .. } => Submitted::Committed { refused },

@@ -21,6 +21,8 @@ pub(crate) struct Facts<'a> {
     /// By how much this node's clock is off, and what is allowed.
     pub(crate) clock_off: Duration,
     pub(crate) clock_off_max: Duration,
+    /// Whether even the reserve of the disk is nearly used up.
+    pub(crate) is_disk_full: bool,
     /// Whether the leader of a group proved itself lately.
     pub(crate) is_confirmed: &'a dyn Fn(GroupId) -> bool,
 }
@@ -33,6 +35,11 @@ pub(crate) fn readiness(facts: &Facts<'_>) -> Readiness {
     }
     if let Some(why) = &facts.waiting {
         return not(why.clone());
+    }
+    if facts.is_disk_full {
+        return not(String::from(
+            "the disk is full: make room on the file system of the data directory",
+        ));
     }
     if !(facts.is_confirmed)(CONTROL) {
         return not(String::from(
@@ -104,6 +111,7 @@ mod tests {
             is_draining: false,
             clock_off: Duration::from_millis(40),
             clock_off_max: Duration::from_secs(5),
+            is_disk_full: false,
             is_confirmed,
         }
     }

@@ -150,6 +150,7 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
             is_formed: watch::Sender::new(false),
             direct: Arc::default(),
             fatal,
+            log: disk.log.clone(),
             leaders,
             quorum_lost_after: config.quorum_lost_after,
             stop: stop.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use magpie_state::control::{ControlAnswer, ControlCommand, MemberState};
 use magpie_state::{NodeId, StateMachine};
+use magpie_storage::Space;
 
 use tokio::sync::mpsc;
 
@@ -79,6 +80,7 @@ impl Membership {
             is_draining: self.is_draining(),
             clock_off: self.inner.peers.clock_off(age),
             clock_off_max: CLOCK_DIFFERENCE_MAX,
+            is_disk_full: self.inner.log.space() == Space::Hard,
             is_confirmed,
         }
     }
