@@ -29,7 +29,7 @@ pub struct SessionConfig {
     pub receive_maximum: u16,
     /// Messages of QoS 1 and 2 on their way to one client, 1 to 65535; its own Receive Maximum may lower it. Default 256.
     pub inflight_max: u16,
-    /// The largest packet that a client may send, 1KiB to 256MiB. Default 1MiB.
+    /// The largest packet that a client may send, 1KiB to 8MiB, so that a message always fits into an entry of the log. Default 1MiB.
     pub max_packet_size: ByteSize,
     /// Subscriptions of one client; a SUBSCRIBE past it is refused with 0x97. Default 10000.
     pub max_subscriptions_per_client: u32,
@@ -99,8 +99,8 @@ impl SessionConfig {
         check("inflight_max", self.inflight_max > 0, "must be at least 1");
         check(
             "max_packet_size",
-            (1 << 10..=256 << 20).contains(&self.max_packet_size.as_u64()),
-            "must be from 1KiB to 256MiB",
+            (1 << 10..=8 << 20).contains(&self.max_packet_size.as_u64()),
+            "must be from 1KiB to 8MiB",
         );
         check(
             "max_filters_per_packet",

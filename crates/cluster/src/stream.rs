@@ -30,6 +30,9 @@ const QUEUED_MAX: usize = 1024;
 /// A submission counts at least so much towards the queue's bytes, for its bookkeeping.
 const SUBMISSION_BYTES_MIN: usize = 256;
 
+/// The longest submission: what surely fits into an entry of the log, which holds 16 MiB.
+const SUBMISSION_BYTES_MAX: usize = 15 << 20;
+
 /// What became of the records of one submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Done {
@@ -111,6 +114,15 @@ impl Stream {
         has_control: bool,
         done: OnDone,
     ) -> Result<(), Stopping> {
+        if records.len() > SUBMISSION_BYTES_MAX {
+            // It would fit into no entry, and hold up what comes behind it.
+            tracing::warn!(
+                bytes = records.len(),
+                "records too long for an entry of the log are refused"
+            );
+            done(Done::NotProposed);
+            return Ok(());
+        }
         let weight = (records.len() + SUBMISSION_BYTES_MIN).min(self.bytes_max);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.bytes)
