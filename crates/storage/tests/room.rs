@@ -163,9 +163,7 @@ fn a_failed_sync_stops_the_log() {
     let disk = SimulatedDisk::default();
     let (log, _) = Log::open("/log", small(), disk.clone()).unwrap();
     append(&log, 1, 1..10);
-    eventually("spares are there", || log.metrics().spare_segments == 2);
-    std::thread::sleep(Duration::from_millis(30));
-    disk.fail_next_sync();
+    disk.fail_next_syncs();
     let error = wait(|done| log.append(GroupId(1), entries(10..20, 1), done)).unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
     let error = log.append(GroupId(1), entries(20..21, 1), |_| {});

@@ -40,8 +40,8 @@ pub(super) fn fail_on(found: &[String], rule: &str) {
 }
 
 fn collect(root: &Path, directory: &Path, files: &mut Vec<File>) {
-    let entries = fs::read_dir(directory).expect("a directory of the repository");
-    for entry in entries.map(|entry| entry.expect("an entry of the repository")) {
+    // What another process makes here meanwhile may be gone again.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_ours = !name.starts_with('.')

@@ -29,7 +29,8 @@ struct Inner {
     capacity_bytes: u64,
     /// Writes and syncs that still work; then every operation fails.
     operations_left: Option<u64>,
-    fail_next_sync: bool,
+    /// Files whose next sync fails.
+    failing_syncs: std::collections::BTreeSet<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +69,11 @@ impl SimulatedDisk {
         self.lock().operations_left = Some(operations);
     }
 
-    /// The next sync fails, and what it should have made durable is lost at a power loss.
-    pub fn fail_next_sync(&self) {
-        self.lock().fail_next_sync = true;
+    /// The next sync of each file that is there now fails, and what it should have made durable is lost at a power loss. Each file
+    /// for itself: which one is synced first depends on what a log prepares in the background.
+    pub fn fail_next_syncs(&self) {
+        let mut inner = self.lock();
+        inner.failing_syncs = (0..inner.files.len()).collect();
     }
 
     /// The disk as found after a loss of power now. Which unsynced pages and names survive
@@ -114,7 +117,7 @@ impl SimulatedDisk {
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 operations_left: None,
-                fail_next_sync: false,
+                failing_syncs: Default::default(),
                 ..taken
             })),
         }
@@ -326,7 +329,7 @@ impl DiskFile for SimulatedFile {
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();
         inner.operate()?;
-        if std::mem::take(&mut inner.fail_next_sync) {
+        if inner.failing_syncs.remove(&self.file) {
             // As Linux does: the error is told once, and the pages count as clean afterwards.
             inner.files[self.file].dirty.clear();
             return Err(io::Error::other("simulated sync failure"));

@@ -1,16 +1,14 @@
 //! How clusters begin.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::harness::{Nodes, eventually};
 
 #[test]
 fn a_node_without_seeds_is_a_cluster_of_one() {
     let mut nodes = Nodes::new(&[]);
-    let start = Instant::now();
     nodes.start(1);
     nodes.all_ready();
-    assert!(start.elapsed() < Duration::from_secs(5));
     let cluster = nodes.node(1).state(|state| state.cluster()).unwrap();
     nodes.replicated_on(&nodes.ids());
     nodes.kill(1);

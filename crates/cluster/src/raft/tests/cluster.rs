@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use magpie_state::{ClusterId, NodeId};
 
-use super::harness::{Nodes, SOON, eventually, quick};
+use super::harness::{Nodes, SOON, eventually, quick, steady};
 use crate::raft::proto::{self, raft_client::RaftClient};
 use crate::raft::{Config, MembershipError, ProposeError, ReadError};
 use crate::rpc::Purpose;
 
 #[test]
 fn commands_commit_on_the_leader_and_reach_all() {
-    let nodes = Nodes::formed(quick());
+    let nodes = Nodes::formed(steady());
     // The first proposals after an election may be refused.
     nodes.put("k1", "v");
     let leader = nodes.leader();
@@ -49,7 +49,7 @@ fn commands_commit_on_the_leader_and_reach_all() {
 
 #[test]
 fn submissions_complete_in_order() {
-    let nodes = Nodes::formed(quick());
+    let nodes = Nodes::formed(steady());
     nodes.put("key", "first");
     let leader = nodes.leader();
     let (done, answered) = std::sync::mpsc::sync_channel(2000);
@@ -109,7 +109,10 @@ fn all_nodes_restart_from_disk() {
 
 #[test]
 fn a_leader_without_quorum_confirms_nothing() {
-    let mut nodes = Nodes::formed(quick());
+    let mut nodes = Nodes::formed(Config {
+        read_within: Duration::from_millis(500),
+        ..steady()
+    });
     nodes.put("a", "1");
     let leader = nodes.leader().id.0;
     for id in (1..=3).filter(|id| *id != leader) {
@@ -135,6 +138,7 @@ fn a_leader_without_quorum_confirms_nothing() {
 fn strangers_are_refused() {
     let mut nodes = Nodes::formed(quick());
     nodes.put("a", "1");
+    nodes.agree(1);
     let victim = nodes.follower().id.0;
     let term = nodes.leader().group.metrics().term;
     for (cluster, secret) in [(ClusterId(8), &b"secret"[..]), (ClusterId(7), b"guess")] {
@@ -153,7 +157,7 @@ fn strangers_are_refused() {
 
 #[test]
 fn members_change_one_by_one() {
-    let mut nodes = Nodes::start(1, quick());
+    let mut nodes = Nodes::start(1, steady());
     let one = BTreeSet::from([NodeId(1)]);
     let first = nodes.node(1);
     first.block_on(first.group.initialize(&one)).unwrap();
@@ -216,7 +220,7 @@ fn a_follower_behind_the_purge_gets_a_snapshot_under_load() {
     let mut nodes = Nodes::formed(Config {
         checkpoint_bytes: 64 << 10,
         log_retain_bytes: 16 << 10,
-        ..quick()
+        ..steady()
     });
     nodes.put("a", "1");
     nodes.agree(1);
@@ -244,7 +248,7 @@ fn a_tail_that_lags_holds_the_log_up_to_a_limit() {
         checkpoint_bytes: 64 << 10,
         log_retain_bytes: 16 << 10,
         log_hold_bytes_max: 2 << 20,
-        ..quick()
+        ..steady()
     });
     nodes.put("a", "1");
     let leader = nodes.leader();
@@ -273,7 +277,7 @@ fn a_tail_that_lags_holds_the_log_up_to_a_limit() {
 
 #[test]
 fn a_call_for_another_node_is_refused() {
-    let nodes = Nodes::formed(quick());
+    let nodes = Nodes::formed(steady());
     let (one, two) = (nodes.node(1), nodes.node(2));
     // The address of node 2 under the name of node 9.
     let directory = one.channels.directory();

@@ -40,7 +40,7 @@ async fn a_failed_sync_ends_the_group_and_promises_nothing() {
     let mut leadership = group.watch_leadership();
     leadership.wait_for(|now| now.is_here).await.unwrap();
     group.propose("a=1".into()).await.unwrap();
-    disk.fail_next_sync();
+    disk.fail_next_syncs();
     let outcome = tokio::time::timeout(SOON, group.propose("b=2".into())).await;
     assert_eq!(outcome.unwrap(), Err(ProposeError::Unknown));
     assert_eq!(group.with_state(|tally| tally.count), 1);

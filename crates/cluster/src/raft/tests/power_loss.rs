@@ -27,6 +27,9 @@ async fn life(log: Log, store: MemoryStore, from: u64, count: u64) -> u64 {
             checkpoint_bytes: 2000,
             log_retain_bytes: 0,
             retention_every: Duration::from_millis(1),
+            // Alone, and elected anew in each of many lives.
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
             ..quick()
         },
         observer: Arc::new(()),
