@@ -1,0 +1,192 @@
+//! The processes: started on ports of their own, killed, started again, and gone with the test.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use magpie_client::{Client, Options};
+use magpie_codec::ProtocolVersion;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// Generous, since the machine may be busy with other tests.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long nothing may happen where something must.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Three nodes that know each other.
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<Node>,
+    _home: TempDir,
+}
+
+/// One node, running or not. Its process is killed with this value.
+pub(super) struct Node {
+    name: String,
+    mqtt: u16,
+    http: u16,
+    arguments: Vec<String>,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+impl Cluster {
+    /// Starts three nodes and waits until all are ready.
+    pub(super) async fn start() -> Self {
+        let home = TempDir::new().unwrap();
+        fs::write(home.path().join("secret"), "of a test").unwrap();
+        let base = free_ports(9);
+        let nodes = (0..3)
+            .map(|number| Node::new(number, base, home.path()))
+            .collect();
+        let mut cluster = Self { nodes, _home: home };
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    /// Until every node may accept clients.
+    pub(super) async fn wait_ready(&mut self) {
+        let deadline = Instant::now() + READY_WITHIN;
+        for node in &mut self.nodes {
+            while !node.is_ready().await {
+                assert!(
+                    Instant::now() < deadline,
+                    "{} is not ready after {READY_WITHIN:?}",
+                    node.name
+                );
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                let log = fs::read_to_string(&node.log).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(30)..];
+                eprintln!("--- the end of {}'s log\n{}", node.name, tail.join("\n"));
+            }
+        }
+    }
+}
+
+impl Node {
+    fn new(number: u16, base: u16, home: &Path) -> Self {
+        let name = format!("node{}", number + 1);
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let (mqtt, http, cluster) = (base + number, base + 3 + number, base + 6 + number);
+        let seeds: Vec<String> = (6..9).map(|offset| address(base + offset)).collect();
+        let path = |name: &str| home.join(name).display().to_string();
+        let arguments = [
+            ("--data-dir", path(&name)),
+            ("--node-name", name.clone()),
+            ("--mqtt-listen", address(mqtt)),
+            ("--http-listen", address(http)),
+            ("--cluster-listen", address(cluster)),
+            ("--seeds", seeds.join(",")),
+            ("--cluster-secret-file", path("secret")),
+        ];
+        Self {
+            log: home.join(format!("{name}.log")),
+            arguments: arguments
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_owned(), value])
+                .collect(),
+            name,
+            mqtt,
+            http,
+            process: None,
+        }
+    }
+
+    /// Starts the process.
+    pub(super) fn start(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_magpie"))
+            .arg("start")
+            .args(&self.arguments)
+            // The node ends with the test, however the test ends.
+            .arg("--stop-with-stdin")
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Whether `/readyz` answers 200.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        if let Some(process) = &mut self.process {
+            assert_eq!(process.try_wait().unwrap(), None, "{} ended", self.name);
+        }
+        let asked = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.http)).await?;
+            stream
+                .write_all(b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                .await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer.starts_with("HTTP/1.1 200"))
+        };
+        matches!(timeout(Duration::from_secs(3), asked).await, Ok(Ok(true)))
+    }
+
+    /// What a client needs to connect here.
+    pub(super) fn options(&self, version: ProtocolVersion) -> Options {
+        let mut options = Options::new("127.0.0.1", self.mqtt);
+        options.version = version;
+        options
+    }
+
+    /// A client of this version.
+    pub(super) async fn client(&self, version: ProtocolVersion) -> Client {
+        Client::connect(self.options(version)).await.unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The first of so many free ports in a row, below those that the system gives to outgoing connections.
+fn free_ports(count: u16) -> u16 {
+    /// Tests of one process search from different places, as processes do.
+    static TESTS: AtomicUsize = AtomicUsize::new(0);
+    let from = std::process::id() as usize * 61 + TESTS.fetch_add(1, Ordering::Relaxed) * 1000;
+    (from..from + 10_000)
+        .step_by(usize::from(count))
+        .map(|port| 20_000 + u16::try_from(port % 12_000).unwrap())
+        .find(|base| {
+            let listeners: Result<Vec<_>, _> = (*base..base + count)
+                .map(|port| TcpListener::bind(("127.0.0.1", port)))
+                .collect();
+            listeners.is_ok()
+        })
+        .expect("free ports")
+}
