@@ -28,7 +28,7 @@ def main():
     arguments = parser.parse_args()
     suite = Suite("interop", arguments.seed)
     dev = Dev(arguments.magpie)
-    if not suite.step("magpie dev starts three nodes", dev.__enter__):
+    if not suite.step("magpie dev starts three nodes", lambda: dev.__enter__() and None):
         return suite.end()
     try:
         suite.step("every library, version, QoS and filter, all ordered pairs of nodes", everybody_to_everybody, dev)
@@ -122,7 +122,9 @@ def order_of_1000(dev, version, qos):
     topic = f"order/{version}/{qos}"
     subscriber.subscribe((topic, qos))
     time.sleep(ROUTES_KNOWN_S if qos == 0 else 0)
-    publisher = Paho(dev.mqtt[0], version, window=1000)
+    publisher = Paho(dev.mqtt[0], version)
+    # paho does not look at the server's Receive Maximum.
+    publisher.paho.max_inflight_messages_set(getattr(publisher.connack[1], "ReceiveMaximum", 1000))
     started = time.monotonic()
     sent = [publisher.send(topic, str(number).encode(), qos) for number in range(1000)]
     if qos:
