@@ -144,7 +144,7 @@ class Cluster:
                     node.process.wait(15)
                 except subprocess.TimeoutExpired:
                     node.kill()
-        if os.environ.get("MAGPIE_KEEP"):
+        if os.environ.get("KEEP_DATA"):
             say(f"       data and logs kept in {self.home}")
         else:
             shutil.rmtree(self.home, ignore_errors=True)

@@ -58,6 +58,7 @@ fn nothing_is_left_for_later() {
     let texts = [
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
+        concat!("todo", "!("),
         concat!("unimplemented", "!("),
         concat!("dbg", "!("),
     ];

@@ -132,7 +132,7 @@ async fn a_share_group_gets_each_message_once() {
         for node in &cluster.nodes {
             let client = node.client(ProtocolVersion::V5).await;
             client
-                .subscribe(format!("$share/group/work/{qos:?}/+"), qos)
+                .subscribe(format!("$share/group/jobs/{qos:?}/+"), qos)
                 .await
                 .unwrap();
             members.push(client);
@@ -146,7 +146,7 @@ async fn a_share_group_gets_each_message_once() {
             let publisher = &publishers[number % 3];
             publisher
                 .publish(
-                    format!("work/{qos:?}/x"),
+                    format!("jobs/{qos:?}/x"),
                     number.to_string(),
                     qos,
                     false,
