@@ -19,11 +19,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A node whose broker is this test.
 struct Node {
     cluster: Cluster,
+    config: Config,
     /// Payloads from all tails, with the share members chosen here.
     delivered: mpsc::Receiver<(String, Vec<u64>)>,
     direct: mpsc::Receiver<String>,
     superseded: mpsc::Receiver<(ClientId, Epoch, oneshot::Sender<()>)>,
     _dir: tempfile::TempDir,
+    /// Its own, so that a restart leaves nothing of the old life behind.
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn free_port() -> u16 {
@@ -60,13 +71,9 @@ async fn nodes(count: usize, direct_filters: &[&str]) -> Vec<Node> {
             route_linger: Duration::from_millis(200),
             ..Config::default()
         };
-        async move { (Cluster::start(config).await.unwrap(), dir) }
+        start(dir, config)
     });
-    let started = futures::future::join_all(started).await;
-    let nodes = started
-        .into_iter()
-        .map(|((cluster, events), dir)| run_broker(cluster, events, dir));
-    let nodes = futures::future::join_all(nodes).await;
+    let nodes = futures::future::join_all(started).await;
     for node in &nodes {
         let mut readiness = node.cluster.readiness();
         let ready = readiness.wait_for(|readiness| *readiness == Readiness::Ready);
@@ -78,10 +85,27 @@ async fn nodes(count: usize, direct_filters: &[&str]) -> Vec<Node> {
     nodes
 }
 
+/// Starts a node on a runtime of its own.
+async fn start(dir: tempfile::TempDir, config: Config) -> Node {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let node = runtime.spawn(async move {
+        let (cluster, events) = Cluster::start(config.clone()).await.unwrap();
+        run_broker(cluster, events, dir, config).await
+    });
+    let mut node = node.await.unwrap();
+    node.runtime = Some(runtime);
+    node
+}
+
 async fn run_broker(
     cluster: Cluster,
     mut events: magpie_cluster::Events,
     dir: tempfile::TempDir,
+    config: Config,
 ) -> Node {
     timeout(PATIENCE, cluster.formed())
         .await
@@ -129,6 +153,8 @@ async fn run_broker(
         direct,
         superseded,
         _dir: dir,
+        config,
+        runtime: None,
     }
 }
 
@@ -370,6 +396,60 @@ async fn direct_messages_reach_the_nodes_that_have_subscribers() {
         nodes[2].direct.try_recv().is_err(),
         "nobody subscribed there"
     );
+    for node in &nodes {
+        node.cluster.stop().await;
+    }
+}
+
+/// Stops a node and starts it again, with its data, as another life.
+async fn restart(mut node: Node) -> Node {
+    node.cluster.stop().await;
+    let runtime = node.runtime.take().unwrap();
+    let (config, dir) = (
+        node.config.clone(),
+        std::mem::replace(&mut node._dir, tempfile::tempdir().unwrap()),
+    );
+    drop(node);
+    let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
+    ended.await.unwrap();
+    let node = start(dir, config).await;
+    let mut readiness = node.cluster.readiness();
+    let ready = readiness.wait_for(|readiness| *readiness == Readiness::Ready);
+    timeout(PATIENCE, ready)
+        .await
+        .expect("ready in time")
+        .unwrap();
+    node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_goes_on_when_the_other_node_has_started_anew() {
+    let mut nodes = nodes(3, &["telemetry/#"]).await;
+    for life in 0..2 {
+        subscribe(&nodes[1], "telemetry/#").await;
+        for number in 0..10 {
+            let payload = format!("{life}-{number}");
+            let direct = Direct {
+                publisher: client("sensor"),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                published_ms: 1,
+                message: Arc::new(message("telemetry/1", &payload)),
+                plain: true,
+                shares: Vec::new(),
+            };
+            let (done, outcome) = oneshot::channel();
+            let done = Box::new(move |outcome| drop(done.send(outcome)));
+            nodes[0].cluster.forward(vec![direct], Some(done));
+            let outcome = timeout(PATIENCE, outcome).await.unwrap().unwrap();
+            assert_eq!(outcome, DirectOutcome::Received, "{payload}");
+            assert_eq!(nodes[1].direct.recv().await.unwrap(), payload);
+        }
+        if life == 0 {
+            let restarted = restart(nodes.remove(1)).await;
+            nodes.insert(1, restarted);
+        }
+    }
     for node in &nodes {
         node.cluster.stop().await;
     }

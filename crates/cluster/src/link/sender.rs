@@ -159,7 +159,12 @@ impl LinkQueue {
         let mut client =
             proto::links_client::LinksClient::new(self.inner.channels.forwarding(self.inner.node));
         let (frames, sent_frames) = mpsc::channel(FRAMES_AHEAD);
-        frames.send(proto::LinkFrame::default()).await.ok()?;
+        // What the other side has taken before this number it need not know of: it may have started since.
+        let hello = proto::LinkFrame {
+            first: self.lock().first,
+            ..Default::default()
+        };
+        frames.send(hello).await.ok()?;
         let call = client.link(ReceiverStream::new(sent_frames));
         let mut acks = tokio::time::timeout(OPEN_WITHIN, call)
             .await

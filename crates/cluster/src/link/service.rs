@@ -75,9 +75,10 @@ impl LinkService {
                 if taken.incarnation.counter > peer.incarnation.counter {
                     return None;
                 }
+                // A node that starts begins where the sender is, not where the sender began.
                 *taken = Taken {
                     incarnation: peer.incarnation,
-                    upto: 0,
+                    upto: frame.first.saturating_sub(1),
                 };
             }
             if frame.count > 0 {
