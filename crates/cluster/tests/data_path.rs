@@ -326,7 +326,9 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
             &mut records,
         );
         let (done, outcome) = oneshot::channel();
-        let done = Box::new(move |outcome| drop(done.send(outcome)));
+        let done = Box::new(move |outcome| {
+            let _ = done.send(outcome);
+        });
         let partition = nodes[1].cluster.partition_of(&message.topic);
         let submission = Submission {
             records: records.freeze(),
@@ -439,7 +441,9 @@ async fn a_link_goes_on_when_the_other_node_has_started_anew() {
                 shares: Vec::new(),
             };
             let (done, outcome) = oneshot::channel();
-            let done = Box::new(move |outcome| drop(done.send(outcome)));
+            let done = Box::new(move |outcome| {
+                let _ = done.send(outcome);
+            });
             nodes[0].cluster.forward(vec![direct], Some(done));
             let outcome = timeout(PATIENCE, outcome).await.unwrap().unwrap();
             assert_eq!(outcome, DirectOutcome::Received, "{payload}");
