@@ -14,7 +14,7 @@ use magpie_state::{ClientId, Epoch, PartitionId, encode_publish};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node whose broker is this test.
 struct Node {
