@@ -58,6 +58,7 @@ struct Table {
 struct Route {
     subscribers: u32,
     told: u32,
+    is_lingering: bool,
 }
 
 impl Routes {
@@ -97,7 +98,8 @@ impl Routes {
         route.subscribers += 1;
         let tell = route.is_news(filter);
         if !tell {
-            return 0;
+            // The first subscriber's change may still be on its way.
+            return table.ticket;
         }
         table.dirty.insert(filter.clone());
         table.ticket += 1;
@@ -115,6 +117,9 @@ impl Routes {
         };
         route.subscribers = route.subscribers.saturating_sub(1);
         if route.subscribers == 0 && !filter.is_shared() {
+            if std::mem::replace(&mut route.is_lingering, true) {
+                return;
+            }
             let due = Instant::now() + self.inner.linger;
             table.lingering.push_back((due, filter.clone()));
         } else if route.is_news(filter) {
@@ -174,12 +179,11 @@ impl Routes {
             }
             let filter = filter.clone();
             table.lingering.pop_front();
-            if table
-                .filters
-                .get(&filter)
-                .is_some_and(|route| route.subscribers == 0)
-            {
-                table.dirty.insert(filter);
+            if let Some(route) = table.filters.get_mut(&filter) {
+                route.is_lingering = false;
+                if route.subscribers == 0 {
+                    table.dirty.insert(filter);
+                }
             }
         }
         None
@@ -193,9 +197,11 @@ impl Routes {
         let mut changes = Vec::with_capacity(taken.len());
         for filter in taken {
             table.dirty.remove(&filter);
-            if let Some(route) = table.filters.get(&filter) {
+            if let Some(route) = table.filters.get_mut(&filter) {
+                // Counted as told from here on, so that what changes meanwhile is news again.
+                route.told = route.worth(&filter);
                 changes.push(RouteChange {
-                    members: route.worth(&filter),
+                    members: route.told,
                     filter,
                 });
             }
@@ -229,14 +235,14 @@ impl Routes {
         }
     }
 
+    /// Forgets filters of which nothing is left.
     fn told(&self, changes: Vec<RouteChange>) {
         let mut table = self.lock();
         for RouteChange { filter, members } in changes {
-            if let Some(route) = table.filters.get_mut(&filter) {
-                route.told = members;
-                if route.subscribers == 0 && members == 0 {
-                    table.filters.remove(&filter);
-                }
+            let route = table.filters.get(&filter);
+            if members == 0 && route.is_some_and(|route| route.subscribers == 0 && route.told == 0)
+            {
+                table.filters.remove(&filter);
             }
         }
     }

@@ -264,6 +264,7 @@ impl Parts {
             queue_bytes: self.config.queue_bytes,
             deadline: self.config.publish_deadline,
             ended,
+            overdue: Arc::default(),
             stop: self.stop.clone(),
         };
         let reads = ReadIndexParts {

@@ -9,6 +9,7 @@ mod sender;
 mod service;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -68,6 +69,7 @@ pub(crate) struct Stream {
     queue: mpsc::Sender<Item>,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
+    overdue: Arc<AtomicBool>,
 }
 
 /// What a stream needs to know of its node.
@@ -83,6 +85,8 @@ pub(crate) struct StreamParts {
     pub(crate) queue_bytes: usize,
     /// Bound on the wait for a commit.
     pub(crate) deadline: Duration,
+    /// Whether a batch may still commit of which somebody was told that nothing is known; each stream has its own.
+    pub(crate) overdue: Arc<AtomicBool>,
     /// Told when a partition says that this life is over.
     pub(crate) ended: Arc<dyn Fn() + Send + Sync>,
     pub(crate) stop: CancellationToken,
@@ -94,7 +98,9 @@ pub(crate) struct Stopping;
 
 impl Stream {
     /// Starts the stream into `partition`.
-    pub(crate) fn start(partition: PartitionId, parts: StreamParts) -> Self {
+    pub(crate) fn start(partition: PartitionId, mut parts: StreamParts) -> Self {
+        let overdue = Arc::new(AtomicBool::new(false));
+        parts.overdue = Arc::clone(&overdue);
         let (queue, queued) = mpsc::channel(QUEUED_MAX);
         let bytes_max = parts.queue_bytes;
         tokio::spawn(sender::Sender::new(partition, parts, queued).run());
@@ -102,7 +108,13 @@ impl Stream {
             queue,
             bytes: Arc::new(Semaphore::new(bytes_max)),
             bytes_max,
+            overdue,
         }
+    }
+
+    /// Whether something may still commit whose submitter was told that nothing is known of it.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Acquire)
     }
 
     /// Queues encoded records behind everything queued before; waits while too many bytes are queued or under way. If the future is

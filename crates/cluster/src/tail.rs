@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use magpie_codec::{Message, QoS, TopicFilter};
-use magpie_state::{ClientId, PartitionId, StreamId};
+use magpie_state::{ClientId, NodeId, PartitionId, StreamId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,8 @@ pub struct Tail {
     passed: watch::Sender<u64>,
     /// Entries read and not handed out yet, oldest first.
     ready: std::collections::VecDeque<TailBatch>,
+    /// Wakes when a replica appears or goes.
+    moved: watch::Receiver<u64>,
     /// A gap in the local log that is being filled from another replica, up to this index.
     gap_upto: Option<u64>,
 }
@@ -49,7 +51,8 @@ pub struct Tail {
 enum Source {
     None,
     Local(Reader),
-    Remote(Box<RemoteTail>),
+    /// With the leader that it comes from.
+    Remote(Box<RemoteTail>, NodeId),
 }
 
 /// What a tail needs to know of its node.
@@ -95,6 +98,7 @@ pub struct TailItem {
 impl Tail {
     pub(crate) fn new(parts: TailParts, passed: watch::Sender<u64>) -> Self {
         Self {
+            moved: parts.groups.changed(),
             parts,
             source: Source::None,
             position: None,
@@ -139,17 +143,13 @@ impl Tail {
 
     /// Reads from the present source, or finds another.
     async fn read(&mut self) {
-        let mut moved = self.parts.groups.changed();
-        moved.mark_unchanged();
         match &mut self.source {
             Source::None => self.find_source().await,
             Source::Local(reader) => {
                 let read = tokio::select! {
                     read = reader.next() => read,
-                    _ = moved.changed() => {
-                        self.leave_lost_replica();
-                        return;
-                    }
+                    // Perhaps another replica now stands in this one's place; the position stays.
+                    _ = self.moved.changed() => Read::Stopped,
                 };
                 match read {
                     Read::Entries { entries, upto } => self.take(entries, upto),
@@ -161,19 +161,18 @@ impl Tail {
                     Read::Stopped => self.source = Source::None,
                 }
             }
-            Source::Remote(remote) => {
+            Source::Remote(remote, leader) => {
                 let read = tokio::select! {
                     read = remote.next() => read,
-                    _ = moved.changed(), if self.gap_upto.is_none() => {
-                        if self.parts.groups.partition(self.parts.partition).is_some() {
-                            self.source = Source::None;
-                        }
-                        return;
-                    }
+                    _ = self.moved.changed(), if self.gap_upto.is_none() => None,
+                    () = leader_is_another(&self.parts, *leader) => None,
                 };
                 match read {
                     Some(chunk) => self.take_chunk(chunk).await,
-                    None => self.source = Source::None,
+                    None => {
+                        self.source = Source::None;
+                        tokio::time::sleep(RETRY_AFTER).await;
+                    }
                 }
             }
         }
@@ -185,7 +184,7 @@ impl Tail {
             .parts
             .groups
             .partition(partition)
-            .filter(|_| self.gap_upto.is_none());
+            .filter(|group| self.gap_upto.is_none() && !group.is_stopped());
         if let Some(group) = local {
             let feed = self.parts.feeds.of(partition);
             let position = *self.position.get_or_insert_with(|| group.applied());
@@ -213,7 +212,7 @@ impl Tail {
             )
             .await
             {
-                self.source = Source::Remote(Box::new(remote));
+                self.source = Source::Remote(Box::new(remote), leader);
                 return;
             }
         } else if leader.is_some() && everything {
@@ -221,11 +220,9 @@ impl Tail {
             return;
         }
         let mut leaders = self.parts.leaders.changes();
-        let mut moved = self.parts.groups.changed();
-        moved.mark_unchanged();
         tokio::select! {
             () = leaders.next() => {}
-            _ = moved.changed() => {}
+            _ = self.moved.changed() => {}
             () = tokio::time::sleep(RETRY_AFTER) => {}
         }
     }
@@ -235,12 +232,6 @@ impl Tail {
         if let Some(upto) = self.gap_upto.take() {
             self.lost().await;
             self.position = Some(self.position.unwrap_or(0).max(upto));
-        }
-    }
-
-    fn leave_lost_replica(&mut self) {
-        if self.parts.groups.partition(self.parts.partition).is_none() {
-            self.source = Source::None;
         }
     }
 
@@ -280,5 +271,13 @@ impl Tail {
                 partition: self.parts.partition,
             })
             .await;
+    }
+}
+
+/// Resolves when a partition is led by another node than this one.
+async fn leader_is_another(parts: &TailParts, than: NodeId) {
+    let mut leaders = parts.leaders.changes();
+    while parts.leaders.leader(group_of(parts.partition)) == Some(than) {
+        leaders.next().await;
     }
 }

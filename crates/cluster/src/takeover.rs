@@ -91,6 +91,7 @@ impl Takeover {
         // Before CONNACK: is this still the newest that was heard of?
         match outcome {
             Ok(attached) if superseded_by > attached.epoch => {
+                self.detach(client, attached.epoch);
                 Err(Error::Unknown("a newer connection of the client took over"))
             }
             outcome => outcome,
@@ -123,8 +124,12 @@ impl Takeover {
         let attached =
             attached.ok_or(Error::Unknown("the partition gave no answer to an attach"))?;
         if let Some(superseded) = attached.superseded {
-            self.end_previous(&client, attached.epoch, superseded)
-                .await?;
+            let ended = self.end_previous(&client, attached.epoch, superseded);
+            if let Err(error) = ended.await {
+                // The connection will be closed: nobody else would let go of its attachment.
+                self.detach(client, attached.epoch);
+                return Err(error);
+            }
         }
         Ok(Attached {
             epoch: attached.epoch,
@@ -196,7 +201,7 @@ impl Takeover {
 
     async fn tell(&self, client: &ClientId, epoch: Epoch, holder: StreamId, fenced: bool) -> Told {
         if holder == self.inner.stream {
-            return if self.end_here(client.clone(), epoch).await {
+            return if self.end_held(client, epoch, fenced).await {
                 Told::Gone
             } else {
                 Told::Unreachable
@@ -217,7 +222,21 @@ impl Takeover {
         }
     }
 
-    /// Ends this node's connections of a client below an epoch; true once they can append nothing more.
+    /// Ends what this node holds of a client below an epoch; true once nothing of it can be appended any more.
+    async fn end_held(&self, client: &ClientId, epoch: Epoch, fenced: bool) -> bool {
+        if !self.end_here(client.clone(), epoch).await {
+            return false;
+        }
+        if fenced {
+            // Behind everything that the connection had queued: streams keep their order.
+            self.lower_fences(client.clone(), epoch).await;
+            return true;
+        }
+        // A batch that was given up may still commit: then only a fence keeps it out.
+        !self.inner.streams.iter().any(Stream::is_overdue)
+    }
+
+    /// Ends this node's connections of a client below an epoch; true once they are closed, and their submissions answered.
     async fn end_here(&self, client: ClientId, epoch: Epoch) -> bool {
         self.note_superseded(&client, epoch);
         let (gone, is_gone) = oneshot::channel();
@@ -352,11 +371,7 @@ impl proto::sessions_server::Sessions for Takeover {
         let client =
             Text::try_from(client).map_err(|_| Status::invalid_argument("not a client id"))?;
         let (client, epoch) = (ClientId(client), Epoch(epoch));
-        let gone = self.end_here(client.clone(), epoch).await;
-        if gone && fenced {
-            // Behind everything that the connection had queued: streams keep their order.
-            self.lower_fences(client, epoch).await;
-        }
+        let gone = self.end_held(&client, epoch, fenced).await;
         Ok(Response::new(proto::SupersedeReply { gone }))
     }
 }

@@ -98,7 +98,7 @@ impl LinkService {
     /// Gives the new messages of a frame to the broker, and waits until they are in the mailboxes.
     async fn hand_over(&self, frame: &proto::LinkFrame, upto: u64) -> Option<()> {
         let mut rest = frame.messages.clone();
-        let mut messages = Vec::with_capacity(frame.count as usize);
+        let mut messages = Vec::with_capacity((frame.count as usize).min(frame.messages.len()));
         for number in frame.first..frame.first + u64::from(frame.count) {
             let Some(message) = frame::decode(&mut rest, self.node) else {
                 tracing::error!(

@@ -388,6 +388,16 @@ impl<M: StateMachine> RaftGroup<M> {
         })
     }
 
+    /// Resolves when the group is stopped.
+    pub(crate) async fn stopped(&self) {
+        self.inner.stop.cancelled().await;
+    }
+
+    /// Whether the group is stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.inner.stop.is_cancelled()
+    }
+
     /// Writes a checkpoint now, in the background.
     pub async fn checkpoint(&self) {
         // An error means that the group is stopped.

@@ -15,6 +15,11 @@ use magpie_state::{PartitionId, Record, StreamId};
 use crate::proto;
 use crate::raft::{ProposeError, RaftGroup};
 
+/// Bytes of an append beside its records and choices, generously.
+const COMMAND_HEAD_BYTES: usize = 256;
+/// Bytes of a choice beside its filter, generously.
+const CHOICE_BYTES: usize = 48;
+
 /// Whether a node's life can be handed messages now.
 pub(crate) type IsReachable = Arc<dyn Fn(StreamId) -> bool + Send + Sync>;
 
@@ -71,6 +76,10 @@ impl Chooser {
         if self.generation == 0 || self.router.share_groups() == 0 {
             return choices;
         }
+        // Records and choices have to fit into one entry. A message without a choice is lost to its group, which is counted.
+        let mut room = group
+            .command_bytes_max()
+            .saturating_sub(records.len() + COMMAND_HEAD_BYTES);
         let mut rest = records.clone();
         for ordinal in 0..count {
             let Ok(record) = Record::decode(&mut rest) else {
@@ -89,6 +98,12 @@ impl Chooser {
                 let filter =
                     TopicFilter::try_from(format!("$share/{}/{}", share.name, share.filter));
                 if let (Some((member, ())), Ok(filter)) = (picked, filter) {
+                    let bytes = filter.as_str().len() + CHOICE_BYTES;
+                    if bytes > room {
+                        metrics::counter!("magpie_share_choices_dropped_total").increment(1);
+                        continue;
+                    }
+                    room -= bytes;
                     choices.push(ShareChoice {
                         ordinal,
                         filter,

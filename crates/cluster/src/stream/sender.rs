@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -200,8 +201,18 @@ impl Sender {
                     break;
                 }
                 self.unanswered[sent].sent = Instant::now();
-                if !self.send(&mut link, sent).await {
-                    return Left::Retry { pause: true };
+                // A group that does not commit takes no more after a while: deadlines pass all the same.
+                match tokio::time::timeout(DEADLINES_EVERY, self.send(&mut link, sent)).await {
+                    Ok(true) => {}
+                    Ok(false) => return Left::Retry { pause: true },
+                    Err(_) if stop.is_cancelled() => return Left::Stopping,
+                    Err(_) => {
+                        self.pass_deadlines();
+                        if self.parts.leaders.leader(group_of(self.partition)) != Some(leader) {
+                            return Left::Retry { pause: false };
+                        }
+                        continue;
+                    }
                 }
                 sent += 1;
             }
@@ -226,7 +237,9 @@ impl Sender {
                 }
                 _ = deadlines.tick() => {
                     self.pass_deadlines();
-                    if self.unanswered.front().is_some_and(|batch| batch.sent.elapsed() > LINK_STALLED_AFTER) {
+                    // What is proposed here is pending as long as this node leads: once more would only make more of it.
+                    let is_pending = matches!(&link, Link::Here { group, .. } if group.is_leader());
+                    if !is_pending && self.unanswered.front().is_some_and(|batch| batch.sent.elapsed() > LINK_STALLED_AFTER) {
                         return Left::Retry { pause: true };
                     }
                 }
@@ -347,7 +360,7 @@ impl Sender {
                     .unanswered
                     .front()
                     .map_or(self.next_seq, |batch| batch.seq);
-                if last + 1 < first {
+                if last.saturating_add(1) < first {
                     tracing::error!(partition = %self.partition, last, first, "the partition forgot batches that it had taken");
                 }
                 return Err(Left::Retry { pause: false });
@@ -373,6 +386,10 @@ impl Sender {
         if let Some(batch) = self.unanswered.pop_front() {
             batch.complete(&outcome);
         }
+        if self.parts.overdue.load(Ordering::Acquire) {
+            let is_overdue = self.unanswered.iter().any(Batch::is_overdue);
+            self.parts.overdue.store(is_overdue, Ordering::Release);
+        }
         Ok(1)
     }
 
@@ -394,6 +411,7 @@ impl Sender {
                 if member.queued.elapsed() > deadline
                     && let Some(done) = member.done.take()
                 {
+                    self.parts.overdue.store(true, Ordering::Release);
                     done(Done::Unknown);
                 }
             }
@@ -442,6 +460,11 @@ impl Link {
 }
 
 impl Batch {
+    /// Whether somebody was told that nothing is known of it.
+    fn is_overdue(&self) -> bool {
+        self.members.iter().any(|member| member.done.is_none())
+    }
+
     fn complete(self, outcome: &Outcome) {
         for member in self.members {
             let Some(done) = member.done else { continue };

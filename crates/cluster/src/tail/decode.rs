@@ -12,7 +12,7 @@ pub(super) fn items(entry: &Entry, ours: StreamId) -> Vec<TailItem> {
     let Ok(PartitionCommand::Append(append)) = PartitionCommand::decode(&entry.command) else {
         return Vec::new();
     };
-    let mut items = Vec::with_capacity(append.count as usize);
+    let mut items = Vec::with_capacity((append.count as usize).min(append.records.len()));
     let mut choices = append.choices.iter().peekable();
     for (ordinal, record) in (0..).zip(append.records()) {
         let mut shares = Vec::new();

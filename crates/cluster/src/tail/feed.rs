@@ -102,10 +102,13 @@ impl Feed {
     /// been fed.
     pub(super) fn read(&self, from: u64, applied: u64, bytes_max: usize) -> Fed {
         let ring = self.lock();
-        if from < ring.complete_from {
-            return Fed::Behind {
-                complete_from: ring.complete_from,
-            };
+        // Nothing fed since the replica started: what it had applied before is in the log only.
+        let complete_from = match ring.complete_from {
+            0 => applied + 1,
+            complete_from => complete_from,
+        };
+        if from < complete_from {
+            return Fed::Behind { complete_from };
         }
         let start = ring.entries.partition_point(|entry| entry.index < from);
         let (mut bytes, mut entries) = (0, Vec::new());

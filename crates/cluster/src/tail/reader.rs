@@ -72,7 +72,7 @@ impl Reader {
                     return Read::Entries { entries, upto };
                 }
                 Fed::Entries { .. } => {
-                    if self.applied.changed().await.is_err() {
+                    if !self.more_applied().await {
                         return Read::Stopped;
                     }
                 }
@@ -91,8 +91,9 @@ impl Reader {
             }
         };
         if range.first > from {
+            // Only what the log lacks is a gap; what comes behind it is read next.
             return Read::Gap {
-                upto: range.first.max(end) - 1,
+                upto: range.first - 1,
             };
         }
         let entries: Vec<Entry> = self.group.with_state(|state| {
@@ -113,7 +114,7 @@ impl Reader {
         let upto = range.next.max(from) - 1;
         if upto < from {
             // The log's end is before what memory has: a replica that is starting.
-            if self.applied.changed().await.is_err() {
+            if !self.more_applied().await {
                 return Read::Stopped;
             }
             return Read::Entries {
@@ -123,6 +124,21 @@ impl Reader {
         }
         self.move_to(upto);
         Read::Entries { entries, upto }
+    }
+
+    /// Goes on behind a gap.
+    pub(super) fn pass_over(&mut self, upto: u64) {
+        self.move_to(self.position.max(upto));
+    }
+
+    /// Waits until more is applied; false when the replica is stopped. The state that tells of what is applied outlives the group, so
+    /// that its silence alone would never end.
+    async fn more_applied(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.group.stopped() => false,
+            changed = self.applied.changed() => changed.is_ok(),
+        }
     }
 
     fn move_to(&mut self, position: u64) {

@@ -120,15 +120,16 @@ impl Served {
                     ..Default::default()
                 }
             }
-            Read::Gap { .. } | Read::Stopped => {
-                let chunk = proto::TailChunk {
-                    upto: self.reader.position(),
+            Read::Gap { upto } => {
+                self.reader.pass_over(upto);
+                proto::TailChunk {
+                    upto,
                     lost: true,
                     ..Default::default()
-                };
-                let _ = self.chunks.send(Ok(chunk)).await;
-                return None;
+                }
             }
+            // Nothing is lost: the other side asks elsewhere.
+            Read::Stopped => return None,
         };
         self.chunks.send(Ok(chunk)).await.ok()
     }
