@@ -184,10 +184,9 @@ def lose(compose, node):
                 if client.was_there(first, acknowledged + 2):
                     owed += 1
                     check(payload in got.get(client.name, ()), f"{client.name} misses {payload}")
-        times = sorted([killed, *(at for _, _, at in sent if at > killed)])
-        gap = max((after - before for before, after in zip(times, times[1:])), default=float("inf"))
-        check(gap < 10, "nothing was acknowledged after the kill")
-        return f"{len(sent)} acknowledged, {owed} deliveries owed and made, {moved} clients moved, longest pause {gap:.1f} s"
+        after = [acknowledged - first for _, first, acknowledged in sent if acknowledged > killed]
+        check(after, "nothing was acknowledged after the kill")
+        return f"{len(sent)} acknowledged, {owed} deliveries owed and made, {moved} clients moved, slowest acknowledgement {max(after):.1f} s"
     finally:
         for client in clients:
             client.close()
