@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
-use magpie_cluster::{Readiness, Status};
+use magpie_cluster::{LogStatus, Readiness, Status};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -103,6 +103,7 @@ fn report(status: &Status) {
         gauge!("magpie_members", "state" => state).set(members as f64);
     }
     gauge!("magpie_routes").set(status.routes as f64);
+    report_log(&status.log);
     for group in &status.groups {
         let name = Arc::<str>::from(group.group.as_str());
         let set = |metric: &'static str, value: u64| {
@@ -130,7 +131,35 @@ fn report(status: &Status) {
     }
 }
 
+/// The form of a Prometheus histogram, from counts that the log has made already.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge needs no more than 52 bits"
+)]
+fn report_log(log: &LogStatus) {
+    for (within_s, count) in &log.fsyncs_within_s {
+        counter!("magpie_log_fsync_seconds_bucket", "le" => within_s.to_string()).absolute(*count);
+    }
+    counter!("magpie_log_fsync_seconds_bucket", "le" => "+Inf").absolute(log.fsyncs);
+    counter!("magpie_log_fsync_seconds_count").absolute(log.fsyncs);
+    gauge!("magpie_log_fsync_seconds_sum").set(log.fsyncs_s);
+    counter!("magpie_log_written_bytes_total").absolute(log.written_bytes);
+    gauge!("magpie_log_segments").set(log.segments as f64);
+    for space in ["ok", "soft", "hard"] {
+        let is_it = f64::from(u8::from(log.space == space));
+        gauge!("magpie_log_space", "state" => space).set(is_it);
+    }
+}
+
 fn describe() {
+    describe_counter!(
+        "magpie_log_fsync_seconds_bucket",
+        "Syncs of the log that took at most `le` seconds"
+    );
+    describe_gauge!(
+        "magpie_log_space",
+        "1 for the state of the disk: ok, soft (publishes are refused) or hard (not ready)"
+    );
     describe_gauge!(
         "magpie_ready",
         "1 while the node may accept clients, as /readyz says"

@@ -32,7 +32,7 @@ pub use event::{Event, Events};
 pub use handle::{Cluster, Error, Readiness};
 pub use publish::{Direct, DirectOutcome, ShareTarget, Submission, Submitted};
 pub use session::{Attach, Attached};
-pub use status::{Fatal, GroupStatus, MemberStatus, StartError, Status};
+pub use status::{Fatal, GroupStatus, LogStatus, MemberStatus, StartError, Status};
 pub use subscribe::{Barrier, ShareMember};
 pub use tail::{Tail, TailBatch, TailItem};
 

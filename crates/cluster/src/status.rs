@@ -19,6 +19,45 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// Rows in the table of direct routes.
     pub routes: usize,
+    /// The node-wide log.
+    pub log: LogStatus,
+}
+
+/// What the node-wide log has counted since the process started.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct LogStatus {
+    /// Syncs that took at most so many seconds, cumulative, ascending.
+    pub fsyncs_within_s: Vec<(f64, u64)>,
+    /// All syncs.
+    pub fsyncs: u64,
+    /// What they took together, seconds.
+    pub fsyncs_s: f64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Segment files in use.
+    pub segments: u64,
+    /// `ok`, `soft` (publishes are refused) or `hard` (not ready).
+    pub space: String,
+}
+
+impl LogStatus {
+    pub(crate) fn of(log: &magpie_storage::Log) -> Self {
+        let metrics = log.metrics();
+        let mut within = 0;
+        // Bucket n counts syncs of less than 2^n microseconds.
+        let fsyncs_within_s = (0i32..).zip(metrics.fsyncs.buckets).map(|(power, count)| {
+            within += count;
+            (2f64.powi(power) / 1e6, within)
+        });
+        Self {
+            fsyncs_within_s: fsyncs_within_s.collect(),
+            fsyncs: metrics.fsyncs.count,
+            fsyncs_s: std::time::Duration::from_micros(metrics.fsyncs.sum_us).as_secs_f64(),
+            written_bytes: metrics.written_bytes,
+            segments: metrics.segments,
+            space: format!("{:?}", metrics.space).to_lowercase(),
+        }
+    }
 }
 
 /// A member as this node knows it.

@@ -14,7 +14,7 @@ use super::peers::CLOCK_DIFFERENCE_MAX;
 use crate::groups::CONTROL;
 use crate::raft::{GroupId, RaftGroup};
 use crate::readiness::Facts;
-use crate::{Error, Event, GroupStatus, MemberStatus, Readiness, Status};
+use crate::{Error, Event, GroupStatus, LogStatus, MemberStatus, Readiness, Status};
 
 impl Membership {
     /// Everything but the tails' positions.
@@ -57,6 +57,7 @@ impl Membership {
             members,
             groups: control.into_iter().chain(partitions).collect(),
             routes,
+            log: LogStatus::of(&self.inner.log),
         }
     }
 
