@@ -229,5 +229,8 @@ fn give_back(
 
 fn refusal(error: &Error) -> ReasonCode {
     debug!(%error, "subscription refused");
-    ReasonCode::UnspecifiedError
+    match error {
+        Error::Refused(_) => ReasonCode::QuotaExceeded,
+        _ => ReasonCode::UnspecifiedError,
+    }
 }

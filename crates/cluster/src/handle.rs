@@ -373,6 +373,7 @@ impl Cluster {
         }
         watched.keep();
         Ok(Barrier {
+            filter: Some(filter.clone()),
             positions,
             route,
             interest,
@@ -383,9 +384,11 @@ impl Cluster {
     /// latter). After it, insert the subscription and send SUBACK: what commits later has a higher index.
     ///
     /// # Errors
-    /// [`Error::NotProposed`] when a tail does not get there within the deadline.
+    /// [`Error::NotProposed`] when a tail does not get there within the deadline; [`Error::Refused`] when the other nodes' table of routes
+    /// has no room for the filter.
     pub async fn passed(&self, barrier: Barrier) -> Result<(), Error> {
         let Barrier {
+            filter,
             positions,
             route,
             interest,
@@ -398,6 +401,11 @@ impl Cluster {
         });
         let tails = tokio::time::timeout(PASSED_WITHIN, futures::future::join_all(tails));
         let (tails, ()) = tokio::join!(tails, self.inner.routes.visible(route));
+        if filter.is_some_and(|filter| self.inner.routes.is_refused(&filter)) {
+            return Err(Error::Refused(
+                "the cluster's table of routes has no room for the filter".to_owned(),
+            ));
+        }
         match tails {
             Ok(tails) if tails.iter().all(|passed| *passed) => Ok(()),
             _ => Err(Error::NotProposed(

@@ -52,6 +52,8 @@ struct Table {
     lingering: VecDeque<(Instant, TopicFilter)>,
     /// The last ticket given out.
     ticket: u64,
+    /// A refusal was logged.
+    has_refusals: bool,
 }
 
 #[derive(Default)]
@@ -59,6 +61,8 @@ struct Route {
     subscribers: u32,
     told: u32,
     is_lingering: bool,
+    /// The others' table has no room for it. Tried again when the number of subscribers changes.
+    is_refused: bool,
 }
 
 impl Routes {
@@ -130,6 +134,13 @@ impl Routes {
         self.inner.more.notify_one();
     }
 
+    /// Whether the others had no room for the route of a filter.
+    pub(crate) fn is_refused(&self, filter: &TopicFilter) -> bool {
+        let table = self.lock();
+        let route = table.filters.get(filter);
+        route.is_some_and(|route| route.is_refused)
+    }
+
     /// Resolves when a ticket's route is applied on every live node, or when it was waited for long enough.
     pub(crate) async fn visible(&self, ticket: u64) {
         let mut visible = self.inner.visible.subscribe();
@@ -153,7 +164,8 @@ impl Routes {
                 continue;
             }
             match self.tell(&changes).await {
-                Some(index) => {
+                Some((index, refused)) => {
+                    self.refused(&changes, &refused);
                     self.told(changes);
                     let _ =
                         tokio::time::timeout(VISIBLE_WITHIN, self.applied_everywhere(index)).await;
@@ -200,6 +212,7 @@ impl Routes {
             if let Some(route) = table.filters.get_mut(&filter) {
                 // Counted as told from here on, so that what changes meanwhile is news again.
                 route.told = route.worth(&filter);
+                route.is_refused = false;
                 changes.push(RouteChange {
                     members: route.told,
                     filter,
@@ -215,7 +228,8 @@ impl Routes {
         (changes, ticket)
     }
 
-    async fn tell(&self, changes: &[RouteChange]) -> Option<u64> {
+    /// Index of the control log, and the ordinals of the changes that did not fit.
+    async fn tell(&self, changes: &[RouteChange]) -> Option<(u64, Vec<u32>)> {
         let StreamId { node, incarnation } = self.inner.stream;
         let command = ControlCommand::Routes {
             node,
@@ -223,7 +237,8 @@ impl Routes {
             changes: changes.to_vec(),
         };
         match self.inner.membership.propose(command).await {
-            Ok((index, ControlAnswer::Done)) => Some(index),
+            Ok((index, ControlAnswer::Done)) => Some((index, Vec::new())),
+            Ok((index, ControlAnswer::RoutesRefused { ordinals })) => Some((index, ordinals)),
             Ok((_, answer)) => {
                 tracing::warn!(?answer, "the other nodes do not take this node's routes");
                 None
@@ -231,6 +246,25 @@ impl Routes {
             Err(error) => {
                 tracing::debug!(%error, "routes not told yet");
                 None
+            }
+        }
+    }
+
+    /// Notes which routes the others do not have.
+    fn refused(&self, changes: &[RouteChange], ordinals: &[u32]) {
+        let mut table = self.lock();
+        for change in ordinals.iter().filter_map(|at| changes.get(*at as usize)) {
+            metrics::counter!("magpie_routes_refused_total").increment(1);
+            if let Some(route) = table.filters.get_mut(&change.filter) {
+                route.told = 0;
+                route.is_refused = true;
+            }
+            if !std::mem::replace(&mut table.has_refusals, true) {
+                // Once: there may be as many as there are clients.
+                tracing::warn!(
+                    filter = %change.filter,
+                    "the cluster's table of routes has no room for a filter: its subscription is refused, as are others like it"
+                );
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Subscriptions as the cluster sees them.
 
+use magpie_codec::TopicFilter;
 use magpie_state::PartitionId;
 
 /// Positions that this node's tails must reach before a SUBACK may leave.
 #[derive(Debug, Clone, Default)]
 pub struct Barrier {
+    pub(crate) filter: Option<TopicFilter>,
     pub(crate) positions: Vec<(PartitionId, u64)>,
     /// Ticket of the direct route.
     pub(crate) route: u64,

@@ -7,7 +7,7 @@ mod tests;
 use magpie_codec::{TopicFilter, TopicName};
 use smallvec::SmallVec;
 
-use crate::{Error, FilterMap};
+use crate::{Error, FilterMap, Limits};
 use share_routes::ShareRow;
 
 pub use share_routes::ShareRoute;
@@ -17,7 +17,7 @@ pub const NODES_MAX: usize = 64;
 
 /// Topic filter -> nodes with a subscriber, and (share name, filter) -> members per node.
 ///
-/// There is no limit for filters here other than that of the map: each node limits its own.
+/// How many filters it takes, plain ones and those with a share name apart, is said when it is made.
 #[derive(Clone, Debug)]
 pub struct RouteTable<N> {
     plain: FilterMap<NodeSet>,
@@ -41,11 +41,16 @@ struct Nodes<N> {
 }
 
 impl<N: Copy + Eq> RouteTable<N> {
-    /// No routes.
+    /// No routes, and the default limits.
     pub fn new() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    /// No routes.
+    pub fn with_limits(limits: Limits) -> Self {
         Self {
-            plain: FilterMap::new(),
-            shared: FilterMap::new(),
+            plain: FilterMap::with_limits(limits),
+            shared: FilterMap::with_limits(limits),
             nodes: Nodes::new(),
             swept: 0,
             generation: 0,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use magpie_codec::TopicFilter;
-use magpie_router::RouteTable;
+use magpie_router::{Limits, RouteTable};
 
 pub use command::{ControlAnswer, ControlCommand, RouteChange};
 pub use member::{Member, MemberState, Settings};
@@ -19,8 +19,16 @@ use crate::{
     ClusterId, DecodeError, Incarnation, NodeId, PartitionId, Row, StateMachine, StreamId,
 };
 
+/// How much the table of routes takes: the same on every node, since each decides for itself what is refused. At about 150 bytes a filter
+/// this is some 10 GB, which a node's memory ends before.
+pub const ROUTE_LIMITS: Limits = Limits {
+    filters_max: 1 << 26,
+    levels_max: 128,
+    shapes_max: 256,
+};
+
 /// State of the control group, on every node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ControlState {
     cluster: Option<ClusterId>,
     settings: Settings,
@@ -34,6 +42,21 @@ pub struct ControlState {
     routes: RouteTable<NodeId>,
     /// Keys of rows changed since the last checkpoint.
     changed: HashSet<Vec<u8>, foldhash::fast::FixedState>,
+}
+
+impl Default for ControlState {
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            settings: Settings::default(),
+            members: BTreeMap::new(),
+            former: BTreeSet::new(),
+            placement: BTreeMap::new(),
+            founders: BTreeMap::new(),
+            routes: RouteTable::with_limits(ROUTE_LIMITS),
+            changed: HashSet::default(),
+        }
+    }
 }
 
 impl ControlState {
@@ -330,13 +353,19 @@ impl ControlState {
         if !current {
             return refused("routes of a life that is over");
         }
-        for RouteChange { filter, members } in changes {
-            if self.routes.set_members(filter, node, *members).is_err() {
-                return refused("the route table is full");
+        let mut refused = Vec::new();
+        for (ordinal, RouteChange { filter, members }) in (0..).zip(changes) {
+            match self.routes.set_members(filter, node, *members) {
+                Ok(_) => drop(self.changed.insert(rows::route_key(filter))),
+                // One that does not fit must not hold up the others.
+                Err(_) => refused.push(ordinal),
             }
-            self.changed.insert(rows::route_key(filter));
         }
-        ControlAnswer::Done
+        if refused.is_empty() {
+            ControlAnswer::Done
+        } else {
+            ControlAnswer::RoutesRefused { ordinals: refused }
+        }
     }
 
     fn drop_routes(&mut self, node: NodeId) {

@@ -53,7 +53,7 @@ impl Membership {
                     self.inner.waiting.say(&format!("not announced: {why}"));
                     pause = pause.min(PAUSE_MIN * 4);
                 }
-                None => {}
+                Some(ControlAnswer::RoutesRefused { .. }) | None => {}
             }
         }
     }
@@ -106,7 +106,10 @@ impl Membership {
                 ControlAnswer::Fenced { newest } => self.fenced(newest),
                 ControlAnswer::Left => self.left(),
                 // Not heard of here: nothing is known against it.
-                ControlAnswer::Done | ControlAnswer::Down | ControlAnswer::Refused(_) => {
+                ControlAnswer::Done
+                | ControlAnswer::Down
+                | ControlAnswer::Refused(_)
+                | ControlAnswer::RoutesRefused { .. } => {
                     clearing.insert(node);
                 }
             }

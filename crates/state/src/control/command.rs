@@ -102,6 +102,11 @@ pub enum ControlAnswer {
     Down,
     /// This identity left the cluster, and can never come back.
     Left,
+    /// Of the route changes those with these ordinals (0-based, ascending) do not fit into the table; the others are done.
+    RoutesRefused {
+        /// Never empty.
+        ordinals: Vec<u32>,
+    },
 }
 
 /// The commands that are JSON in the log.

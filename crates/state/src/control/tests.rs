@@ -345,6 +345,37 @@ fn a_life_declared_down_comes_back_only_as_a_new_one() {
 }
 
 #[test]
+fn a_route_that_does_not_fit_is_refused_alone() {
+    let mut state = formed(1);
+    let mut too_many: Vec<RouteChange> = Vec::new();
+    // Three `+` at ever other places: shapes beyond those that are always taken.
+    'all: for a in 0..14 {
+        for b in a + 1..14 {
+            for c in b + 1..14 {
+                let level = |at| if [a, b, c].contains(&at) { "+" } else { "x" };
+                let levels: Vec<&str> = (0..14).map(level).collect();
+                let filter = TopicFilter::try_from(levels.join("/")).unwrap();
+                too_many.push(RouteChange { filter, members: 1 });
+                if too_many.len() == ROUTE_LIMITS.shapes_max + 1 {
+                    break 'all;
+                }
+            }
+        }
+    }
+    let last = u32::try_from(too_many.len() - 1).unwrap();
+    too_many.push(route("chat/#", 1));
+    let answer = routes(&mut state, 1, 1, &too_many);
+    assert_eq!(
+        answer,
+        ControlAnswer::RoutesRefused {
+            ordinals: vec![last]
+        }
+    );
+    let topic = magpie_codec::TopicName::from_static("chat/1");
+    assert_eq!(state.routes().nodes_for(&topic).len(), 1);
+}
+
+#[test]
 fn routes_go_with_the_life_that_made_them() {
     let mut state = formed(3);
     routes(
