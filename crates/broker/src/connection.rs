@@ -124,6 +124,8 @@ struct Driver {
     subscribing: Subscribing,
     /// As CONNECT said.
     keep_alive_s: u16,
+    /// As CONNECT said.
+    will: Option<Box<Will>>,
     received: Tally,
     sent: Tally,
     timer: Timer,
@@ -166,6 +168,7 @@ impl Driver {
             submitting: None,
             subscribing: Subscribing::default(),
             keep_alive_s: 0,
+            will: None,
             received: Tally::default(),
             sent: Tally::default(),
             timer: Timer::new(),

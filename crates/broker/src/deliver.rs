@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use magpie_codec::{Message, QoS, TopicFilter, TopicName};
 use magpie_router::{CacheLimits, MatchCache};
-use magpie_session::Delivery;
+use magpie_session::{Delivery, Token};
 use magpie_state::ClientId;
 
 use crate::clock;
@@ -179,7 +179,7 @@ fn push(receiver: &Receiver, published: Published<'_>, wakes: &mut Wakes) -> Pus
         // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
         retain: published.retain && grant.retain_as_published,
         subscription_ids: grant.ids.clone(),
-        token: 0,
+        token: Token::default(),
         expires_at: published.expires_at,
     };
     receiver.handle.mailbox.deliver(delivery, wakes)

@@ -12,7 +12,7 @@ use magpie_codec::{
     Ack, Connect, Message, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Text,
     TopicName,
 };
-use magpie_session::{Answer, Connection, Delivery, Limits, Output, Ticket};
+use magpie_session::{Answer, Connection, Delivery, Limits, Output, Ticket, Token};
 use smallvec::SmallVec;
 
 /// Messages under way, as with a client that pipelines.
@@ -120,14 +120,17 @@ fn outbound(b: &mut Bencher<'_>, qos: QoS) {
     });
     let mut sent: Vec<PacketId> = Vec::new();
     b.iter(|| {
-        for token in 0..u64::from(BATCH) {
+        for position in 0..u64::from(BATCH) {
             assert!(connection.can_accept(qos));
             let delivery = Delivery {
                 message: Arc::clone(&message),
                 qos,
                 retain: false,
                 subscription_ids: SmallVec::new(),
-                token,
+                token: Token {
+                    partition: 0,
+                    position,
+                },
                 expires_at: None,
             };
             connection.handle_delivery(delivery, now);

@@ -111,6 +111,7 @@ impl Connecting {
                         assigned: self.assigned,
                         clean_start: self.connect.clean_start,
                         session_expiry_s: self.terms.session_expiry_s,
+                        will: self.connect.will.take(),
                     }),
                 });
                 Ok(None)
@@ -133,14 +134,14 @@ impl Connecting {
         outputs: &mut VecDeque<Output>,
     ) -> Box<Established> {
         // [MQTT-3.2.2-2], [MQTT-3.2.2-3]: set exactly if there is a session.
-        let session_present = session.is_some();
+        let is_resumed = session.is_some();
         let properties = self
             .terms
             .version
             .has_properties()
             .then(|| Box::new(self.connack_properties(limits)));
         let connack = ConnAck {
-            session_present,
+            session_present: is_resumed,
             reason: ReasonCode::Success,
             properties,
         };
@@ -151,7 +152,7 @@ impl Connecting {
             self.terms,
             epoch,
             session,
-            self.connect.will.take(),
+            is_resumed,
             now,
         ));
         established.resume(now, outputs);

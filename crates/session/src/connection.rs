@@ -136,7 +136,7 @@ impl Connection {
     pub fn handle_answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         let result = match &mut self.state {
             State::Established(established) => {
-                established.handle_answer(ticket, answer, &mut self.outputs)
+                established.handle_answer(ticket, answer, now, &mut self.outputs)
             }
             State::Connecting(connecting) => {
                 if !matches!(ticket.subject, Subject::Authenticate | Subject::Attach) {
@@ -244,30 +244,40 @@ impl Connection {
             cause,
             session: None,
         };
-        let (will, session) = match std::mem::replace(&mut self.state, closed) {
+        let mut session_expiry_s = 0;
+        let mut session_expiry_changed = false;
+        let session = match std::mem::replace(&mut self.state, closed) {
             State::Established(established) => {
                 self.push_disconnect(cause, established.terms.problem_information);
-                let Established { session, will, .. } = *established;
-                (
-                    will.filter(|_| will::is_published_after(cause)),
-                    Some(Box::new(session)),
-                )
+                let Established {
+                    mut session, terms, ..
+                } = *established;
+                // It was never sent: who resumes the session begins anew with it.
+                session.inflight.remove_unbound();
+                session_expiry_s = session.expiry_s;
+                session_expiry_changed = session_expiry_s != terms.session_expiry_s;
+                Some(Box::new(session))
             }
             State::Connecting(_) => {
                 self.push_refusal_of(cause);
-                (None, None)
+                None
             }
             State::AwaitingConnect { .. } => {
                 // A CONNECT that was refused at once; of other clients nothing is known.
                 if let CloseCause::Refused(_) = cause {
                     self.push_refusal_of(cause);
                 }
-                (None, None)
+                None
             }
-            State::Closed { .. } => (None, None),
+            State::Closed { .. } => None,
         };
         self.state = State::Closed { cause, session };
-        self.outputs.push_back(Output::Close { cause, will });
+        self.outputs.push_back(Output::Close {
+            cause,
+            will_discarded: will::is_discarded_by(cause),
+            session_expiry_s,
+            session_expiry_changed,
+        });
     }
 
     /// CONNACK for a client that is not let in.

@@ -3,6 +3,7 @@
 //! Each arm calls one function in the file of its subject, which says by its error that the connection ends.
 
 mod deliver;
+mod handshake;
 mod publish;
 mod resume;
 mod subscribe;
@@ -12,8 +13,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use magpie_codec::{Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicFilter, Will};
+use magpie_codec::{Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicFilter};
 
+use self::handshake::Handshakes;
 use self::publish::{OpenPublish, OpenRelease};
 use self::subscribe::{Asked, OpenSubscribe};
 use crate::in_order::InOrder;
@@ -51,7 +53,8 @@ pub(crate) struct Established {
     pub(crate) terms: Terms,
     pub(crate) epoch: u64,
     pub(crate) session: Session,
-    pub(crate) will: Option<Box<Will>>,
+    /// Whether an earlier connection may have left more than `session` knows.
+    is_resumed: bool,
     pub(crate) keep_alive: KeepAlive,
     aliases_in: InboundAliases,
     aliases_out: OutboundAliases,
@@ -70,8 +73,11 @@ pub(crate) struct Established {
     asked: HashMap<TopicFilter, Asked>,
     /// What the session may grow by when `subscribes` are answered.
     asked_new: usize,
-    /// What an earlier connection sent and this one has to send again, oldest first.
+    /// What an earlier connection sent and this one has to send again, oldest first. What the client acknowledges
+    /// before stays in here and is passed over.
     resends: VecDeque<PacketId>,
+    /// Once there was a QoS 2 delivery in a session that outlives its connection.
+    handshakes: Option<Box<Handshakes>>,
 }
 
 impl Established {
@@ -80,7 +86,7 @@ impl Established {
         terms: Terms,
         epoch: u64,
         mut session: Session,
-        will: Option<Box<Will>>,
+        is_resumed: bool,
         now: Instant,
     ) -> Self {
         session.expiry_s = terms.session_expiry_s;
@@ -92,7 +98,7 @@ impl Established {
             terms,
             epoch,
             session,
-            will,
+            is_resumed,
             publishes: InOrder::default(),
             publishing: PacketIds::default(),
             receive_quota_used: 0,
@@ -102,6 +108,7 @@ impl Established {
             asked: HashMap::new(),
             asked_new: 0,
             resends: VecDeque::new(),
+            handshakes: None,
         }
     }
 
@@ -145,6 +152,7 @@ impl Established {
         &mut self,
         ticket: Ticket,
         answer: Answer,
+        now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
         match (ticket.subject, answer) {
@@ -158,6 +166,14 @@ impl Established {
             }
             (Subject::Release, Answer::Released) => {
                 self.handle_released(ticket.number, outputs);
+                Ok(())
+            }
+            (Subject::Bind, Answer::Bound) => {
+                self.handle_bound(ticket.number, now, outputs);
+                Ok(())
+            }
+            (Subject::Received, Answer::ReceivedStored) => {
+                self.handle_received_stored(ticket.number, outputs);
                 Ok(())
             }
             (Subject::Subscribe, Answer::Subscribed(reasons)) => {
@@ -229,7 +245,9 @@ impl Established {
         let publish = self.publishes.front().map(|publish| publish.asked_at);
         let release = self.releases.front().map(|release| release.asked_at);
         let subscribe = self.subscribes.front().map(|subscribe| subscribe.asked_at);
-        let oldest = [publish, release, subscribe].into_iter().flatten().min()?;
+        let handshake = self.handshakes.as_ref().and_then(|it| it.oldest_asked_at());
+        let questions = [publish, release, subscribe, handshake];
+        let oldest = questions.into_iter().flatten().min()?;
         oldest.checked_add(self.limits.answer_timeout)
     }
 
@@ -240,5 +258,9 @@ impl Established {
         self.subscribes.shrink();
         self.releases.shrink_to(0);
         self.asked.shrink_to(0);
+        self.resends.shrink_to(0);
+        if let Some(handshakes) = &mut self.handshakes {
+            handshakes.shrink();
+        }
     }
 }

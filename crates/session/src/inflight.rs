@@ -6,6 +6,8 @@ use std::time::Instant;
 use magpie_codec::{Message, PacketId, QoS};
 use smallvec::SmallVec;
 
+use crate::Token;
+
 /// What was sent to the client and is not yet acknowledged.
 ///
 /// An id's low bits are its place in the table, so that an acknowledgement is found without hashing or searching. Ids
@@ -16,6 +18,7 @@ pub(crate) struct Inflight {
     /// The length is 0 or a power of two, and at least twice `len` up to 65,536.
     slots: Vec<Option<Entry>>,
     len: usize,
+    waiting_len: usize,
     /// The id that was given last; 0 before the first.
     last_id: u16,
     next_number: u64,
@@ -26,32 +29,66 @@ pub(crate) struct Entry {
     pub(crate) packet_id: PacketId,
     /// Entries were made, or released, in the order of their numbers.
     number: u64,
-    /// The caller's name for the delivery.
-    pub(crate) token: u64,
-    pub(crate) stage: Stage,
+    pub(crate) token: Token,
+    step: Step,
+    /// Until it is released.
+    published: Option<Published>,
 }
 
 /// ```text
-///            PUBLISH sent          PUBREC
-/// QoS 2  ──────────────► Published ──────► Released ──PUBCOMP──► done
-/// QoS 1  ──────────────► Published ──────PUBACK────────────────► done
+///                    answer           PUBREC            answer
+/// QoS 2, durable  Unbound ──► Published ──► Received ──► Released ──PUBCOMP──► done
+/// QoS 2                       Published ─────────PUBREC► Released ──PUBCOMP──► done
+/// QoS 1                       Published ──────────────────────────────PUBACK──► done
 /// ```
-#[derive(Debug)]
-pub(crate) enum Stage {
-    /// Waits for PUBACK or PUBREC; may have to be sent again on a later connection.
-    Published(Published),
+///
+/// On a resumed session, what is not released begins at `Waiting` and goes on to `Published` when the window has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Waits until the node knows its packet id. Never sent.
+    Unbound,
+    /// Sent by an earlier connection, not yet by this one.
+    Waiting,
+    /// Waits for PUBACK or PUBREC.
+    Published,
+    /// PUBREC came; waits until the node knows.
+    Received,
     /// PUBREL was sent; waits for PUBCOMP. The message is no longer needed.
     Released,
 }
 
-#[derive(Debug)]
-pub(crate) struct Published {
-    pub(crate) message: Arc<Message>,
+/// A message of QoS 1 or 2 that may have to be sent again.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The message.
+    pub message: Arc<Message>,
     /// 1 or 2.
-    pub(crate) qos: QoS,
-    pub(crate) retain: bool,
-    pub(crate) subscription_ids: SmallVec<[u32; 1]>,
-    pub(crate) expires_at: Option<Instant>,
+    pub qos: QoS,
+    /// The RETAIN flag.
+    pub retain: bool,
+    /// The identifiers of the matching subscriptions.
+    pub subscription_ids: SmallVec<[u32; 1]>,
+    /// When the message expires, if ever.
+    pub expires_at: Option<Instant>,
+}
+
+impl Entry {
+    pub(crate) fn step(&self) -> Step {
+        self.step
+    }
+
+    /// Until it is released.
+    pub(crate) fn published(&self) -> Option<&Published> {
+        self.published.as_ref()
+    }
+
+    /// 1 or 2.
+    pub(crate) fn qos(&self) -> QoS {
+        // Only QoS 2 is released.
+        self.published
+            .as_ref()
+            .map_or(QoS::ExactlyOnce, |published| published.qos)
+    }
 }
 
 impl Inflight {
@@ -62,7 +99,12 @@ impl Inflight {
     const SLOTS_MIN: usize = 4;
 
     /// Adds a delivery under an id of its own; `None` if all ids are in use.
-    pub(crate) fn insert(&mut self, token: u64, published: Published) -> Option<PacketId> {
+    pub(crate) fn insert(
+        &mut self,
+        token: Token,
+        step: Step,
+        published: Published,
+    ) -> Option<PacketId> {
         if self.len == Self::MAX {
             return None;
         }
@@ -74,45 +116,106 @@ impl Inflight {
         while self.slots[self.place(packet_id)].is_some() {
             packet_id = packet_id.next();
         }
+        self.put(packet_id, token, step, Some(published));
+        Some(packet_id)
+    }
+
+    /// Adds what an earlier connection sent under this id, or (`None`) released. Says whether the id was free.
+    pub(crate) fn restore(
+        &mut self,
+        packet_id: PacketId,
+        token: Token,
+        published: Option<Published>,
+    ) -> bool {
+        // The id was given by a table like this one, whose entries had places of their own: this one grows as large.
+        while self.slots.is_empty() || self.slots[self.place(packet_id)].is_some() {
+            if self.get(packet_id).is_some() || self.slots.len() >= Self::SLOTS_MAX {
+                return false;
+            }
+            self.grow();
+        }
+        let step = if published.is_some() {
+            Step::Waiting
+        } else {
+            Step::Released
+        };
+        self.put(packet_id, token, step, published);
+        true
+    }
+
+    fn put(&mut self, packet_id: PacketId, token: Token, step: Step, published: Option<Published>) {
         let place = self.place(packet_id);
         self.slots[place] = Some(Entry {
             packet_id,
             number: self.next_number,
             token,
-            stage: Stage::Published(published),
+            step,
+            published,
         });
         self.last_id = packet_id.number();
         self.next_number += 1;
         self.len += 1;
-        Some(packet_id)
+        self.waiting_len += usize::from(step == Step::Waiting);
     }
 
-    pub(crate) fn get_mut(&mut self, id: PacketId) -> Option<&mut Entry> {
+    pub(crate) fn get(&self, id: PacketId) -> Option<&Entry> {
         if self.slots.is_empty() {
             return None;
         }
-        let place = self.place(id);
-        self.slots[place]
-            .as_mut()
+        self.slots[self.place(id)]
+            .as_ref()
             .filter(|entry| entry.packet_id == id)
     }
 
-    pub(crate) fn remove(&mut self, id: PacketId) -> Option<Entry> {
-        self.get_mut(id)?;
-        self.len -= 1;
+    fn get_mut(&mut self, id: PacketId) -> Option<&mut Entry> {
+        self.get(id)?;
         let place = self.place(id);
-        self.slots[place].take()
+        self.slots[place].as_mut()
     }
 
-    /// Notes that PUBREC came: only PUBREL is to be sent from here on, in the order of the PUBRECs [MQTT-4.6.0-4].
+    pub(crate) fn remove(&mut self, id: PacketId) -> Option<Entry> {
+        self.get(id)?;
+        let place = self.place(id);
+        let entry = self.slots[place].take()?;
+        self.len -= 1;
+        self.waiting_len -= usize::from(entry.step == Step::Waiting);
+        Some(entry)
+    }
+
+    /// Takes an entry that is not released to another step before its release.
+    pub(crate) fn set_step(&mut self, id: PacketId, step: Step) {
+        debug_assert!(step != Step::Released, "released by `release`");
+        if let Some(entry) = self.get_mut(id) {
+            let before = std::mem::replace(&mut entry.step, step);
+            self.waiting_len += usize::from(step == Step::Waiting);
+            self.waiting_len -= usize::from(before == Step::Waiting);
+        }
+    }
+
+    /// Notes that only PUBREL is to be sent from here on, in the order of the calls [MQTT-4.6.0-4].
     pub(crate) fn release(&mut self, id: PacketId) {
         let number = self.next_number;
         if let Some(entry) = self.get_mut(id)
-            && matches!(entry.stage, Stage::Published(_))
+            && entry.step != Step::Released
         {
-            entry.stage = Stage::Released;
+            entry.published = None;
             entry.number = number;
+            let before = std::mem::replace(&mut entry.step, Step::Released);
+            self.waiting_len -= usize::from(before == Step::Waiting);
             self.next_number += 1;
+        }
+    }
+
+    /// Forgets what was never sent.
+    pub(crate) fn remove_unbound(&mut self) {
+        for slot in &mut self.slots {
+            if slot
+                .as_ref()
+                .is_some_and(|entry| entry.step == Step::Unbound)
+            {
+                *slot = None;
+                self.len -= 1;
+            }
         }
     }
 
@@ -120,11 +223,16 @@ impl Inflight {
         self.len
     }
 
-    /// All ids: those published in the order in which they were made, those released in the order of their release.
-    pub(crate) fn ids_in_order(&self) -> Vec<PacketId> {
+    /// Entries that an earlier connection sent and this one has not sent again.
+    pub(crate) fn waiting_len(&self) -> usize {
+        self.waiting_len
+    }
+
+    /// Those published in the order in which they were made, those released in the order of their release.
+    pub(crate) fn in_order(&self) -> Vec<&Entry> {
         let mut entries: Vec<&Entry> = self.slots.iter().flatten().collect();
         entries.sort_unstable_by_key(|entry| entry.number);
-        entries.into_iter().map(|entry| entry.packet_id).collect()
+        entries
     }
 
     /// Gives memory back if nothing is on its way.
@@ -160,6 +268,13 @@ mod tests {
 
     use super::*;
 
+    fn token(position: u64) -> Token {
+        Token {
+            partition: 0,
+            position,
+        }
+    }
+
     fn published() -> Published {
         let message = Message {
             topic: TopicName::from_static("t"),
@@ -175,29 +290,61 @@ mod tests {
         }
     }
 
+    fn insert(inflight: &mut Inflight, position: u64) -> Option<PacketId> {
+        inflight.insert(token(position), Step::Published, published())
+    }
+
+    #[test]
+    fn restored_ids_keep_their_places_and_are_not_given_again() {
+        let mut inflight = Inflight::default();
+        for number in [3, 70, 5] {
+            let id = PacketId::new(number).unwrap();
+            assert!(inflight.restore(id, token(u64::from(number)), Some(published())));
+            assert!(!inflight.restore(id, token(0), None), "restored twice");
+        }
+        let released = PacketId::new(4).unwrap();
+        assert!(inflight.restore(released, token(4), None));
+        assert_eq!(inflight.waiting_len(), 3);
+        let order: Vec<_> = inflight
+            .in_order()
+            .iter()
+            .map(|entry| entry.token.position)
+            .collect();
+        assert_eq!(order, [3, 70, 5, 4]);
+        for _ in 0..100_000 {
+            let id = insert(&mut inflight, 0).unwrap();
+            assert!(![3, 70, 5, 4].contains(&id.number()));
+            inflight.remove(id).unwrap();
+        }
+        // Ids that differ in the highest bit only.
+        let far = PacketId::new(3 + (1 << 15)).unwrap();
+        assert!(inflight.restore(far, token(1), None));
+        assert_eq!(inflight.remove(far).unwrap().token, token(1));
+    }
+
     #[test]
     fn ids_wrap_and_skip_what_is_in_use() {
         let mut inflight = Inflight::default();
-        let stuck = inflight.insert(7, published()).unwrap();
+        let stuck = insert(&mut inflight, 7).unwrap();
         assert_eq!(stuck.number(), 1);
         for turn in 0..200_000_u64 {
-            let id = inflight.insert(turn, published()).unwrap();
+            let id = insert(&mut inflight, turn).unwrap();
             assert_ne!(id, stuck);
-            assert_eq!(inflight.remove(id).unwrap().token, turn);
+            assert_eq!(inflight.remove(id).unwrap().token, token(turn));
         }
         assert_eq!(inflight.slots.len(), 4);
-        assert_eq!(inflight.remove(stuck).unwrap().token, 7);
+        assert_eq!(inflight.remove(stuck).unwrap().token, token(7));
     }
 
     #[test]
     fn every_id_can_be_in_use_and_no_more() {
         let mut inflight = Inflight::default();
         for _ in 0..65_535 {
-            assert!(inflight.insert(0, published()).is_some());
+            assert!(insert(&mut inflight, 0).is_some());
         }
-        assert_eq!(inflight.insert(0, published()), None);
+        assert_eq!(insert(&mut inflight, 0), None);
         inflight.remove(PacketId::new(4711).unwrap()).unwrap();
-        assert_eq!(inflight.insert(0, published()), PacketId::new(4711));
+        assert_eq!(insert(&mut inflight, 0), PacketId::new(4711));
     }
 
     proptest! {
@@ -205,20 +352,21 @@ mod tests {
         fn behaves_like_a_map(operations in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..400)) {
             let mut inflight = Inflight::default();
             let mut model: BTreeMap<u64, PacketId> = BTreeMap::new();
-            for (token, (insert, index)) in operations.into_iter().enumerate() {
+            for (token, (is_insert, index)) in operations.into_iter().enumerate() {
                 let token = token as u64;
-                if insert || model.is_empty() {
-                    let id = inflight.insert(token, published()).unwrap();
+                if is_insert || model.is_empty() {
+                    let id = insert(&mut inflight, token).unwrap();
                     prop_assert!(model.values().all(|used| *used != id));
                     model.insert(token, id);
                 } else {
                     let token = *index.get(&model.keys().copied().collect::<Vec<_>>());
                     let id = model.remove(&token).unwrap();
-                    prop_assert_eq!(inflight.remove(id).unwrap().token, token);
+                    prop_assert_eq!(inflight.remove(id).unwrap().token.position, token);
                     prop_assert!(inflight.remove(id).is_none());
                 }
                 prop_assert_eq!(inflight.len(), model.len());
-                prop_assert_eq!(inflight.ids_in_order(), model.values().copied().collect::<Vec<_>>());
+                let ids: Vec<_> = inflight.in_order().iter().map(|entry| entry.packet_id).collect();
+                prop_assert_eq!(ids, model.values().copied().collect::<Vec<_>>());
             }
         }
     }

@@ -31,11 +31,24 @@ pub enum Answer {
     PublishUnknown,
     /// To `Release`: done.
     Released,
+    /// To `Bind`: the binding is safe.
+    Bound,
+    /// To `Received`: it is safe that the client has the message.
+    ReceivedStored,
     /// To `Subscribe`: for each subscription, in order, the granted QoS or an error. Messages that are committed from
     /// here on reach the subscription.
     Subscribed(Vec<ReasonCode>),
     /// To `Unsubscribe`: for each filter, in order, 0x00, 0x11 or an error.
     Unsubscribed(Vec<ReasonCode>),
+}
+
+/// The node's name for a message: its place in the log of its partition. Opaque to the session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    /// The number of the partition.
+    pub partition: u16,
+    /// The place in the partition's log.
+    pub position: u64,
 }
 
 /// A message for the client. Handed in only when [`Connection::can_accept`](crate::Connection::can_accept).
@@ -49,9 +62,9 @@ pub struct Delivery {
     pub retain: bool,
     /// The identifiers of all matching subscriptions that have one.
     pub subscription_ids: SmallVec<[u32; 1]>,
-    /// The caller's own name for this delivery; comes back in [`Output::Delivered`](crate::Output::Delivered). Not
-    /// used at QoS 0.
-    pub token: u64,
+    /// The node's name for the message; comes back in [`Output::Delivered`](crate::Output::Delivered). Not used at
+    /// QoS 0.
+    pub token: Token,
     /// When the message expires, if ever. The client is told the seconds that are left when it is sent.
     pub expires_at: Option<Instant>,
 }

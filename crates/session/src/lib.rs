@@ -27,8 +27,9 @@ mod will;
 
 pub use close::{CloseCause, Eviction};
 pub use connection::Connection;
-pub use input::{Answer, Delivery};
+pub use inflight::Published;
+pub use input::{Answer, Delivery, Token};
 pub use limits::Limits;
 pub use output::{Attach, Credentials, Note, Outcome, Output, Subscription};
-pub use session::{Session, SubscriptionState};
+pub use session::{Restored, RestoredStage, Session, Stage, SubscriptionState, Unacknowledged};
 pub use ticket::Ticket;

@@ -9,7 +9,7 @@ use magpie_codec::{
     SubscriptionOptions, Text, TopicFilter, Will,
 };
 
-use crate::{CloseCause, Ticket};
+use crate::{CloseCause, Ticket, Token};
 
 /// One thing to do. Outputs are to be done in the order in which they are polled.
 ///
@@ -67,6 +67,31 @@ pub enum Output {
         ticket: Ticket,
         /// The id of the PUBLISH.
         packet_id: PacketId,
+        /// Whether this connection saw the PUBLISH, or the [`Session`](crate::Session) that it began with. If not, an
+        /// earlier connection of the session may have: the id is to be released wherever it may be known.
+        known: bool,
+    },
+    /// The [`Delivery`](crate::Delivery) of this name, of QoS 2, is to go out under this packet id: to be made safe, so
+    /// that whoever resumes the session sends it under the same id. It replaces an earlier binding of the id, whose
+    /// delivery is done. Answer: [`Answer::Bound`](crate::Answer::Bound); the PUBLISH leaves after it. Only asked for
+    /// sessions that outlive their connection.
+    Bind {
+        /// To be handed back with the answer.
+        ticket: Ticket,
+        /// As the PUBLISH will have it.
+        packet_id: PacketId,
+        /// The delivery's.
+        token: Token,
+    },
+    /// The client has the message that was bound to this packet id: to be made safe, so that whoever resumes the
+    /// session does not send it again, but PUBREL [MQTT-4.3.3-5]. Answer:
+    /// [`Answer::ReceivedStored`](crate::Answer::ReceivedStored); PUBREL leaves after it. Only asked for sessions that
+    /// outlive their connection.
+    Received {
+        /// To be handed back with the answer.
+        ticket: Ticket,
+        /// The id of the PUBREC.
+        packet_id: PacketId,
     },
     /// Make or replace subscriptions. Answer: [`Answer::Subscribed`](crate::Answer::Subscribed).
     Subscribe {
@@ -86,7 +111,7 @@ pub enum Output {
     /// once for each, unless the connection closes first.
     Delivered {
         /// The delivery's.
-        token: u64,
+        token: Token,
         /// How it ended.
         outcome: Outcome,
     },
@@ -97,9 +122,15 @@ pub enum Output {
     Close {
         /// Why.
         cause: CloseCause,
-        /// The Will Message to be published, if the end was unclean [MQTT-3.1.2-8]. With a session that outlives the
-        /// connection, after its Will Delay Interval and unless the client comes back before.
-        will: Option<Box<Will>>,
+        /// Whether the client took its Will back: true exactly after DISCONNECT with 0x00 [MQTT-3.14.4-3]. Else the
+        /// Will that was handed over with `Attach` is due, if the client was attached: after its Will Delay Interval
+        /// or with the end of the session, and unless the client comes back before [MQTT-3.1.2-8].
+        will_discarded: bool,
+        /// How long the session is to be kept from now on, in seconds, cut to
+        /// [`Limits::session_expiry_s_max`](crate::Limits::session_expiry_s_max). 0 if the client was never attached.
+        session_expiry_s: u32,
+        /// Whether DISCONNECT made `session_expiry_s` another than `Attach` said.
+        session_expiry_changed: bool,
     },
 }
 
@@ -140,6 +171,9 @@ pub struct Attach {
     /// How long the session is to be kept after the connection, in seconds, cut to
     /// [`Limits::session_expiry_s_max`](crate::Limits::session_expiry_s_max). 0: not at all; `u32::MAX`: for ever.
     pub session_expiry_s: u32,
+    /// The Will Message of this connection [MQTT-3.1.2-7], in allocations of its own. It replaces the one of the
+    /// connection before, also when there is none.
+    pub will: Option<Box<Will>>,
 }
 
 /// One filter of a SUBSCRIBE that passed the session's checks.

@@ -22,7 +22,7 @@ use magpie_codec::{
 };
 use smallvec::SmallVec;
 
-use crate::{Answer, CloseCause, Connection, Delivery, Limits, Output, Session, Ticket};
+use crate::{Answer, CloseCause, Connection, Delivery, Limits, Output, Session, Ticket, Token};
 
 /// An idle connection is small, and outputs move by value.
 #[test]
@@ -101,11 +101,25 @@ impl Driver {
         self.packet(publish(qos, packet_id))
     }
 
-    pub(crate) fn deliver(&mut self, qos: QoS, token: u64) -> Vec<Output> {
+    pub(crate) fn deliver(&mut self, qos: QoS, position: u64) -> Vec<Output> {
         assert!(self.connection.can_accept(qos));
         self.connection
-            .handle_delivery(delivery(qos, token), self.now());
+            .handle_delivery(delivery(qos, position), self.now());
         self.drain()
+    }
+
+    /// Answers the questions about QoS 2 deliveries at once, and gives the other outputs.
+    pub(crate) fn settle(&mut self, outputs: Vec<Output>) -> Vec<Output> {
+        let mut settled = Vec::new();
+        for output in outputs {
+            let answers = match output {
+                Output::Bind { ticket, .. } => self.answer(ticket, Answer::Bound),
+                Output::Received { ticket, .. } => self.answer(ticket, Answer::ReceivedStored),
+                other => vec![other],
+            };
+            settled.extend(answers);
+        }
+        settled
     }
 
     /// Lets time pass, and tells the connection.
@@ -176,13 +190,20 @@ pub(crate) fn message() -> Message {
     }
 }
 
-pub(crate) fn delivery(qos: QoS, token: u64) -> Delivery {
+pub(crate) fn token(position: u64) -> Token {
+    Token {
+        partition: 3,
+        position,
+    }
+}
+
+pub(crate) fn delivery(qos: QoS, position: u64) -> Delivery {
     Delivery {
         message: Arc::new(message()),
         qos,
         retain: false,
         subscription_ids: SmallVec::new(),
-        token,
+        token: token(position),
         expires_at: None,
     }
 }
@@ -212,6 +233,8 @@ pub(crate) fn ticket_in(output: &Output) -> Option<Ticket> {
         Output::Authenticate { ticket, .. }
         | Output::Attach { ticket, .. }
         | Output::Release { ticket, .. }
+        | Output::Bind { ticket, .. }
+        | Output::Received { ticket, .. }
         | Output::Subscribe { ticket, .. }
         | Output::Unsubscribe { ticket, .. } => Some(*ticket),
         Output::Send(_)

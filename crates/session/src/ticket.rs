@@ -20,6 +20,10 @@ pub(crate) enum Subject {
     Publish,
     /// The number counts the connection's releases.
     Release,
+    /// The number is the place in the order of the QoS 2 deliveries.
+    Bind,
+    /// The number is the place in the order of the client's first PUBRECs.
+    Received,
     /// The number is the place in the order of the client's SUBSCRIBEs and UNSUBSCRIBEs.
     Subscribe,
 }

@@ -33,10 +33,10 @@ pub(crate) fn admit(
     Ok(Box::new(will))
 }
 
-/// Whether a connection that ends like this leaves a Will behind [MQTT-3.1.2-8, MQTT-3.1.2-10].
-pub(crate) fn is_published_after(cause: CloseCause) -> bool {
+/// Whether a connection that ends like this takes its Will along [MQTT-3.1.2-8, MQTT-3.1.2-10].
+pub(crate) fn is_discarded_by(cause: CloseCause) -> bool {
     // [MQTT-3.14.4-3]: only a normal disconnection discards it; 0x04 asks for it.
-    cause != CloseCause::ByClient(ReasonCode::Success)
+    cause == CloseCause::ByClient(ReasonCode::Success)
 }
 
 /// The Will in allocations of its own: it stays as long as the connection, the read buffer must not.

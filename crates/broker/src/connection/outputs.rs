@@ -60,6 +60,14 @@ impl Driver {
             Output::Release { ticket, .. } => {
                 self.session.handle_answer(ticket, Answer::Released, now);
             }
+            // Only asked for sessions that outlive their connection, of which there are none.
+            Output::Bind { ticket, .. } => {
+                self.session.handle_answer(ticket, Answer::Bound, now);
+            }
+            Output::Received { ticket, .. } => {
+                self.session
+                    .handle_answer(ticket, Answer::ReceivedStored, now);
+            }
             Output::Subscribe {
                 ticket,
                 subscriptions,
@@ -73,7 +81,14 @@ impl Driver {
             }
             Output::Delivered { outcome, .. } => self.count_outcome(outcome),
             Output::Note(note) => self.count_note(note),
-            Output::Close { cause, will } => self.end = Some(End { cause, will }),
+            Output::Close {
+                cause,
+                will_discarded,
+                ..
+            } => {
+                let will = self.will.take().filter(|_| !will_discarded);
+                self.end = Some(End { cause, will });
+            }
         }
     }
 
@@ -108,6 +123,7 @@ impl Driver {
             version: self.session.version(),
             keep_alive_s: self.keep_alive_s,
         });
+        self.will = wanted.will;
         self.node.registry.enter(&client, &self.handle);
         let attach = Attach {
             client,

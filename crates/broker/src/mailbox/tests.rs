@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
 use magpie_codec::{Message, TopicName};
+use magpie_session::Token;
 
 use super::*;
 
@@ -33,7 +34,7 @@ fn delivery(qos: QoS, payload: &'static [u8]) -> Delivery {
         qos,
         retain: false,
         subscription_ids: Default::default(),
-        token: 0,
+        token: Token::default(),
         expires_at: None,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use magpie_codec::{Ack, Message, Packet, PacketId, PublishHeader, QoS, ReasonCode, publish_bytes};
 
 use super::Established;
-use crate::inflight::{Published, Stage};
+use crate::inflight::{Published, Step};
 use crate::violation::Violation;
 use crate::{CloseCause, Delivery, Note, Outcome, Output};
 
@@ -16,7 +16,7 @@ impl Established {
     /// Whether the window is open. What an earlier connection sent comes first.
     pub(crate) fn can_accept(&self, qos: QoS) -> bool {
         qos == QoS::AtMostOnce
-            || (self.resends.is_empty()
+            || (self.session.inflight.waiting_len() == 0
                 && self.session.inflight.len() < usize::from(self.terms.window))
     }
 
@@ -59,20 +59,61 @@ impl Established {
             });
             return;
         }
-        if qos > QoS::AtMostOnce {
-            let published = Published {
-                message: Arc::clone(&message),
-                qos,
-                retain,
-                subscription_ids: header.subscription_ids.clone(),
-                expires_at,
-            };
-            // [MQTT-2.2.1-4]: an id that is not in use.
-            let packet_id = self.session.inflight.insert(token, published);
-            header.packet_id =
-                Some(packet_id.expect("the window is smaller than the ids, and it is open"));
+        if qos == QoS::AtMostOnce {
+            return self.deliver(header, message, outputs);
         }
-        self.deliver(header, message, outputs);
+        let is_bound_first = qos == QoS::ExactlyOnce && self.session.is_durable();
+        let step = if is_bound_first {
+            Step::Unbound
+        } else {
+            Step::Published
+        };
+        let published = Published {
+            message: Arc::clone(&message),
+            qos,
+            retain,
+            subscription_ids: header.subscription_ids.clone(),
+            expires_at,
+        };
+        // [MQTT-2.2.1-4]: an id that is not in use.
+        let packet_id = self.session.inflight.insert(token, step, published);
+        let packet_id = packet_id.expect("the window is smaller than the ids, and it is open");
+        if is_bound_first {
+            self.bind(packet_id, token, now, outputs);
+        } else {
+            header.packet_id = Some(packet_id);
+            self.deliver(header, message, outputs);
+        }
+    }
+
+    /// Sends what waited in the window for its PUBLISH.
+    pub(super) fn publish(
+        &mut self,
+        packet_id: PacketId,
+        dup: bool,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let entry = self.session.inflight.get(packet_id);
+        let Some(published) = entry.and_then(|entry| entry.published()) else {
+            return;
+        };
+        let message = Arc::clone(&published.message);
+        let header = PublishHeader {
+            dup,
+            qos: published.qos,
+            retain: published.retain,
+            packet_id: Some(packet_id),
+            topic_alias: None,
+            subscription_ids: published.subscription_ids.clone(),
+            expiry_interval_s: published.expires_at.map(|at| seconds_left(at, now).max(1)),
+        };
+        if self.fits(&header, &message) {
+            self.session.inflight.set_step(packet_id, Step::Published);
+            self.deliver(header, message, outputs);
+        } else {
+            self.give_up(packet_id, Outcome::TooLarge, outputs);
+        }
     }
 
     /// Sends a PUBLISH that fits, under an alias if that helps.
@@ -106,20 +147,11 @@ impl Established {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
-        match self
-            .session
-            .inflight
-            .get_mut(ack.packet_id)
-            .map(|entry| &entry.stage)
-        {
-            Some(Stage::Published(published)) if published.qos == QoS::AtLeastOnce => {}
+        match self.sent(ack.packet_id) {
+            Some((_, QoS::AtLeastOnce)) => self.finish(ack, now, outputs),
             Some(_) => return Err(Violation::protocol_error("PUBACK for a QoS 2 message").into()),
-            None => {
-                outputs.push_back(Output::Note(Note::UnknownPacketId));
-                return Ok(());
-            }
+            None => outputs.push_back(Output::Note(Note::UnknownPacketId)),
         }
-        self.finish(ack, now, outputs);
         Ok(())
     }
 
@@ -129,21 +161,21 @@ impl Established {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
-        let pubrel = |reason| Output::Send(Packet::PubRel(Ack::new(ack.packet_id, reason)));
-        match self
-            .session
-            .inflight
-            .get_mut(ack.packet_id)
-            .map(|entry| &entry.stage)
-        {
-            Some(Stage::Published(published)) if published.qos == QoS::AtLeastOnce => {
+        let packet_id = ack.packet_id;
+        let pubrel = |reason| Output::Send(Packet::PubRel(Ack::new(packet_id, reason)));
+        match self.sent(packet_id) {
+            Some((_, QoS::AtLeastOnce)) => {
                 return Err(Violation::protocol_error("PUBREC for a QoS 1 message").into());
             }
+            // A repeat, whatever it says: the answer to the first will be the answer to both.
+            Some((Step::Received, _)) => {}
             // [MQTT-4.3.3-4]: an error ends it here.
             Some(_) if ack.reason.is_error() => self.finish(ack, now, outputs),
+            Some((Step::Released, _)) => outputs.push_back(pubrel(ReasonCode::Success)),
+            Some(_) if self.session.is_durable() => self.receive(packet_id, now, outputs),
             Some(_) => {
                 // The message is not needed again [MQTT-4.3.3-5].
-                self.session.inflight.release(ack.packet_id);
+                self.session.inflight.release(packet_id);
                 outputs.push_back(pubrel(ReasonCode::Success));
             }
             None => {
@@ -162,14 +194,9 @@ impl Established {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
-        match self
-            .session
-            .inflight
-            .get_mut(ack.packet_id)
-            .map(|entry| &entry.stage)
-        {
-            Some(Stage::Released) => self.finish(ack, now, outputs),
-            Some(Stage::Published(_)) => {
+        match self.sent(ack.packet_id) {
+            Some((Step::Released, _)) => self.finish(ack, now, outputs),
+            Some(_) => {
                 return Err(Violation::protocol_error(
                     "PUBCOMP for a message that was not released",
                 )
@@ -178,6 +205,12 @@ impl Established {
             None => outputs.push_back(Output::Note(Note::UnknownPacketId)),
         }
         Ok(())
+    }
+
+    /// What the client may acknowledge under this id. An id whose PUBLISH never left is none.
+    fn sent(&self, packet_id: PacketId) -> Option<(Step, QoS)> {
+        let entry = self.session.inflight.get(packet_id)?;
+        (entry.step() != Step::Unbound).then(|| (entry.step(), entry.qos()))
     }
 
     /// A delivery is done: its id and its place in the window are free.
@@ -216,7 +249,7 @@ impl Established {
 }
 
 /// Seconds until `at`, rounded up: 1 at least, unless it has passed [MQTT-3.3.2-6].
-pub(super) fn seconds_left(at: Instant, now: Instant) -> u32 {
+fn seconds_left(at: Instant, now: Instant) -> u32 {
     let left = at.saturating_duration_since(now);
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
     u32::try_from(seconds).unwrap_or(u32::MAX)

@@ -213,7 +213,9 @@ impl Established {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
-        if !self.session.received.contains(packet_id) {
+        let known = self.session.received.contains(packet_id);
+        let is_asked = self.is_resumed && self.session.is_durable();
+        if !known && (!is_asked || self.publishing.contains(packet_id)) {
             // Released before, and the PUBCOMP was lost with an earlier connection.
             outputs.push_back(Output::Note(Note::UnknownPacketId));
             let ack = Ack::new(packet_id, ReasonCode::PacketIdentifierNotFound);
@@ -238,7 +240,11 @@ impl Established {
                 subject: Subject::Release,
                 number,
             };
-            outputs.push_back(Output::Release { ticket, packet_id });
+            outputs.push_back(Output::Release {
+                ticket,
+                packet_id,
+                known,
+            });
         }
         Ok(())
     }
@@ -254,6 +260,9 @@ impl Established {
     }
 
     /// The client may use the id again [MQTT-4.3.3-11].
+    ///
+    /// Also for an id that only earlier connections can have seen, the answer is success (section 3.7.2.1): it was
+    /// released wherever it was known, and "not found" would deny what in most cases was there until now.
     fn complete(&mut self, packet_id: PacketId, outputs: &mut VecDeque<Output>) {
         self.session.received.remove(packet_id);
         self.uncount();

@@ -3,32 +3,36 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use magpie_codec::{Ack, Packet, PacketId, PublishHeader, QoS, ReasonCode};
+use magpie_codec::{Ack, Packet, PacketId, QoS, ReasonCode};
 
 use super::Established;
-use super::deliver::seconds_left;
-use crate::inflight::Stage;
+use crate::inflight::Step;
 use crate::{Outcome, Output};
 
 impl Established {
     /// Sends again what is unacknowledged, with its original packet ids [MQTT-4.4.0-1], in its original order
     /// [MQTT-4.6.0-1], as far as the client's Receive Maximum allows. The rest follows by and by.
     pub(crate) fn resume(&mut self, now: Instant, outputs: &mut VecDeque<Output>) {
-        for packet_id in self.session.inflight.ids_in_order() {
-            match self
-                .session
-                .inflight
-                .get_mut(packet_id)
-                .map(|entry| &entry.stage)
-            {
-                Some(Stage::Released) => {
+        let in_order = self.session.inflight.in_order();
+        let ids: Vec<_> = in_order
+            .iter()
+            .map(|entry| (entry.packet_id, entry.step()))
+            .collect();
+        for (packet_id, step) in ids {
+            match step {
+                Step::Released => {
                     outputs.push_back(Output::Send(Packet::PubRel(Ack::new(
                         packet_id,
                         ReasonCode::Success,
                     ))));
                 }
-                Some(Stage::Published(_)) => self.resends.push_back(packet_id),
-                None => {}
+                // A PUBREC that the node did not know was as good as none: the client answers the repeat with another.
+                Step::Waiting | Step::Published | Step::Received => {
+                    self.session.inflight.set_step(packet_id, Step::Waiting);
+                    self.resends.push_back(packet_id);
+                }
+                // Removed when the earlier connection closed.
+                Step::Unbound => {}
             }
         }
         self.send_again(now, outputs);
@@ -37,11 +41,8 @@ impl Established {
     /// Sends again what the window has room for.
     pub(super) fn send_again(&mut self, now: Instant, outputs: &mut VecDeque<Output>) {
         while !self.resends.is_empty() {
-            let under_way = self
-                .session
-                .inflight
-                .len()
-                .saturating_sub(self.resends.len());
+            let inflight = &self.session.inflight;
+            let under_way = inflight.len() - inflight.waiting_len();
             if under_way >= usize::from(self.terms.window) {
                 return;
             }
@@ -52,34 +53,17 @@ impl Established {
     }
 
     fn resend(&mut self, packet_id: PacketId, now: Instant, outputs: &mut VecDeque<Output>) {
-        let Some(Stage::Published(published)) = self
-            .session
-            .inflight
-            .get_mut(packet_id)
-            .map(|entry| &entry.stage)
-        else {
+        let entry = self.session.inflight.get(packet_id);
+        let Some(entry) = entry.filter(|entry| entry.step() == Step::Waiting) else {
             return;
         };
         // At QoS 2 the client may have it already and waits for PUBREL, so only QoS 1 can be given up.
-        let expired =
-            published.qos == QoS::AtLeastOnce && published.expires_at.is_some_and(|at| at <= now);
-        let message = published.message.clone();
-        let header = PublishHeader {
-            // [MQTT-3.3.1-1]
-            dup: true,
-            qos: published.qos,
-            retain: published.retain,
-            packet_id: Some(packet_id),
-            topic_alias: None,
-            subscription_ids: published.subscription_ids.clone(),
-            expiry_interval_s: published.expires_at.map(|at| seconds_left(at, now).max(1)),
-        };
-        if expired {
+        let expires_at = entry.published().and_then(|published| published.expires_at);
+        if entry.qos() == QoS::AtLeastOnce && expires_at.is_some_and(|at| at <= now) {
             self.give_up(packet_id, Outcome::Expired, outputs);
-        } else if !self.fits(&header, &message) {
-            self.give_up(packet_id, Outcome::TooLarge, outputs);
         } else {
-            self.deliver(header, message, outputs);
+            // [MQTT-3.3.1-1]
+            self.publish(packet_id, true, now, outputs);
         }
     }
 }

@@ -42,10 +42,10 @@ fn disconnect(reason: ReasonCode, session_expiry_interval_s: Option<u32>) -> Pac
 }
 
 fn leaves_will(outputs: &[Output]) -> bool {
-    let Some(Output::Close { will, .. }) = outputs.last() else {
+    let Some(Output::Close { will_discarded, .. }) = outputs.last() else {
         panic!("{outputs:?}")
     };
-    will.is_some()
+    !will_discarded
 }
 
 /// [MQTT-3.14.4-3]
@@ -55,7 +55,13 @@ fn a_normal_disconnection_discards_the_will() {
         let mut driver = with_will(version);
         let outputs = driver.packet(disconnect(ReasonCode::Success, None));
         let cause = CloseCause::ByClient(ReasonCode::Success);
-        assert_eq!(outputs, [Output::Close { cause, will: None }]);
+        let close = Output::Close {
+            cause,
+            will_discarded: true,
+            session_expiry_s: 0,
+            session_expiry_changed: false,
+        };
+        assert_eq!(outputs, [close]);
     }
 }
 

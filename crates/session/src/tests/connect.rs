@@ -41,7 +41,7 @@ fn refusal(limits: Limits, connect: Connect) -> ReasonCode {
     let outputs = feed(&mut driver, connect);
     let [
         Output::Send(Packet::ConnAck(connack)),
-        Output::Close { cause, will: None },
+        Output::Close { cause, .. },
     ] = &outputs[..]
     else {
         panic!("{outputs:?}");
@@ -96,6 +96,7 @@ fn the_node_is_asked_twice_before_connack() {
             assigned: false,
             clean_start: true,
             session_expiry_s: 0,
+            will: None,
         };
         assert_eq!(**attach, expected);
         assert!(!driver.connection.wants_packets());
@@ -269,7 +270,13 @@ fn a_refusal_of_the_node_goes_into_connack() {
     let ticket = ticket_of(&driver.answer(ticket, Answer::Authenticated(Ok(()))));
     let outputs = driver.answer(ticket, Answer::AttachRefused(ReasonCode::ServerUnavailable));
     assert_eq!(connack(&outputs).reason, ReasonCode::ServerUnavailable);
-    assert!(matches!(outputs[1], Output::Close { will: None, .. }));
+    assert!(matches!(
+        outputs[1],
+        Output::Close {
+            will_discarded: false,
+            ..
+        }
+    ));
     // A late answer changes nothing.
     assert_eq!(
         driver.answer(

@@ -12,7 +12,7 @@ use magpie_codec::{
 
 use super::{
     Driver, ack, ack_with, assert_closed_with, connect, connect_v5, delivered_ids, delivery,
-    message, sent,
+    message, sent, token,
 };
 use crate::{Delivery, Limits, Note, Outcome, Output};
 
@@ -20,9 +20,9 @@ const QOS0: QoS = QoS::AtMostOnce;
 const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
 
-fn done(token: u64) -> Output {
+fn done(position: u64) -> Output {
     Output::Delivered {
-        token,
+        token: token(position),
         outcome: Outcome::Acknowledged,
     }
 }
@@ -77,8 +77,8 @@ fn an_error_of_the_client_ends_a_delivery() {
     driver.deliver(QOS1, 1);
     driver.deliver(QOS2, 2);
     let reason = ReasonCode::QuotaExceeded;
-    let refused = |token| Output::Delivered {
-        token,
+    let refused = |position| Output::Delivered {
+        token: token(position),
         outcome: Outcome::Refused(reason),
     };
     assert_eq!(
@@ -161,7 +161,7 @@ fn a_packet_that_the_client_does_not_take_counts_as_delivered() {
     assert_eq!(
         driver.drain(),
         [Output::Delivered {
-            token: 9,
+            token: token(9),
             outcome: Outcome::TooLarge
         }]
     );
@@ -228,7 +228,7 @@ fn message_expiry_is_counted_down_when_it_is_sent() {
     assert_eq!(
         driver.drain(),
         [Output::Delivered {
-            token: 9,
+            token: token(9),
             outcome: Outcome::Expired
         }]
     );

@@ -152,8 +152,8 @@ impl Watch {
                 }
                 Output::Delivered { token, outcome } => {
                     assert!(
-                        self.tokens.remove(token),
-                        "{token} done twice, or never begun"
+                        self.tokens.remove(&token.position),
+                        "{token:?} done twice, or never begun"
                     );
                     assert!(matches!(
                         outcome,
@@ -478,6 +478,7 @@ fn check(version: ProtocolVersion, durable: bool, steps: &[Step]) {
     };
     for step in steps {
         let outputs = take(&mut driver, &mut watch, step);
+        let outputs = driver.settle(outputs);
         watch.see(&outputs);
         assert_eq!(watch.closed, !driver.connection.is_connected());
         if watch.closed {

@@ -50,7 +50,7 @@ impl Client {
         for output in outputs {
             if let Output::Delivered { token, outcome } = output {
                 assert_eq!(outcome, Outcome::Acknowledged);
-                assert!(self.done.insert(token), "{token} done twice");
+                assert!(self.done.insert(token.position), "{token:?} done twice");
             } else {
                 self.inbox.push_back(output);
             }
@@ -123,7 +123,8 @@ fn check(steps: &[Step]) {
                 let mut delivery = delivery(*qos, next_token);
                 Arc::make_mut(&mut delivery.message).payload = next_token.to_string().into();
                 driver.connection.handle_delivery(delivery, driver.now());
-                client.hear(driver.drain());
+                let outputs = driver.drain();
+                client.hear(driver.settle(outputs));
                 made[usize::from(u8::from(*qos)) - 1].push(next_token);
                 next_token += 1;
             }
@@ -159,7 +160,8 @@ fn take(driver: &mut Driver, client: &mut Client, count: usize) {
         let Some(answer) = client.take() else {
             return;
         };
-        client.hear(driver.packet(answer));
+        let outputs = driver.packet(answer);
+        client.hear(driver.settle(outputs));
     }
 }
 

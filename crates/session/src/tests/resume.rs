@@ -7,6 +7,7 @@ use magpie_codec::{Connect, ConnectProperties, Packet, ProtocolVersion, QoS, Sub
 
 use super::{
     Driver, ack, connack, connect, connect_v5, delivered_ids, delivery, published, sent, ticket_of,
+    token,
 };
 use crate::{Answer, Delivery, Limits, Outcome, Output, Session};
 
@@ -56,10 +57,12 @@ fn again(session: Box<Session>, properties: ConnectProperties) -> (Driver, Vec<O
 fn unacknowledged_packets_are_sent_again_with_their_ids_and_in_their_order() {
     let mut driver = first();
     for (token, qos) in [(1, QOS1), (2, QOS2), (3, QOS2), (4, QOS1), (5, QOS1)] {
-        driver.deliver(qos, token);
+        let outputs = driver.deliver(qos, token);
+        driver.settle(outputs);
     }
     driver.packet(Packet::PubAck(ack(4)));
-    driver.packet(Packet::PubRec(ack(3)));
+    let outputs = driver.packet(Packet::PubRec(ack(3)));
+    driver.settle(outputs);
     let session = lost(driver);
     assert_eq!(session.inflight_len(), 4);
 
@@ -71,15 +74,13 @@ fn unacknowledged_packets_are_sent_again_with_their_ids_and_in_their_order() {
     // A new message takes an id that is not in use.
     assert_eq!(delivered_ids(&driver.deliver(QOS1, 6)), [6]);
 
-    let done = |token| Output::Delivered {
-        token,
+    let done = |position| Output::Delivered {
+        token: token(position),
         outcome: Outcome::Acknowledged,
     };
     assert_eq!(driver.packet(Packet::PubAck(ack(1))), [done(1)]);
-    assert_eq!(
-        driver.packet(Packet::PubRec(ack(2))),
-        sent([Packet::PubRel(ack(2))])
-    );
+    let outputs = driver.packet(Packet::PubRec(ack(2)));
+    assert_eq!(driver.settle(outputs), sent([Packet::PubRel(ack(2))]));
     assert_eq!(driver.packet(Packet::PubComp(ack(2))), [done(2)]);
     assert_eq!(driver.packet(Packet::PubComp(ack(3))), [done(3)]);
 }
@@ -133,7 +134,8 @@ fn what_the_client_no_longer_takes_is_given_up() {
             driver.now(),
         );
     }
-    driver.drain();
+    let outputs = driver.drain();
+    driver.settle(outputs);
     let session = lost(driver);
     let mut driver = Driver::new(limits());
     driver.now_ms = 10_000;
@@ -141,7 +143,7 @@ fn what_the_client_no_longer_takes_is_given_up() {
     // The client may hold the QoS 2 message already, and waits for its PUBREL.
     assert_eq!(delivered_ids(&outputs), [1, 3]);
     assert!(outputs.contains(&Output::Delivered {
-        token: 2,
+        token: token(2),
         outcome: Outcome::Expired
     }));
 
@@ -150,8 +152,8 @@ fn what_the_client_no_longer_takes_is_given_up() {
         ..returning()
     };
     let (driver, outputs) = again(lost(driver), tiny);
-    let given_up = |token| Output::Delivered {
-        token,
+    let given_up = |position| Output::Delivered {
+        token: token(position),
         outcome: Outcome::TooLarge,
     };
     assert_eq!(outputs, [given_up(1), given_up(3)]);
@@ -226,10 +228,12 @@ fn an_older_client_goes_on_too() {
 fn pubrels_keep_the_order_of_the_pubrecs() {
     let mut driver = first();
     for token in 1..=3 {
-        driver.deliver(QOS2, token);
+        let outputs = driver.deliver(QOS2, token);
+        driver.settle(outputs);
     }
     for packet_id in [2, 3, 1, 2] {
-        driver.packet(Packet::PubRec(ack(packet_id)));
+        let outputs = driver.packet(Packet::PubRec(ack(packet_id)));
+        driver.settle(outputs);
     }
     let (_, outputs) = again(lost(driver), returning());
     assert_eq!(
