@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use magpie_cluster::{Cluster, Direct, DirectOutcome, Submission, Submitted};
 use magpie_codec::{Message, QoS, ReasonCode, Will};
 use magpie_session::{Answer, Ticket};
-use magpie_state::{ClientId, Epoch, PartitionId, encode_publish};
+use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
 
 use crate::buffers::SLICE_BYTES_MIN;
 use crate::clock;
@@ -148,15 +148,16 @@ impl Publisher {
             None => self.replicated.push_mut(Group::new(partition)),
         };
         // Copied into the record here: a slice of the read buffer is not kept.
-        encode_publish(
-            &self.client,
-            self.epoch,
-            outgoing.qos,
-            outgoing.retain,
-            self.published_ms,
-            &outgoing.message,
-            &mut group.records,
-        );
+        let head = PublishHead {
+            client: &self.client,
+            epoch: self.epoch,
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            retain_only: false,
+            published_ms: self.published_ms,
+            dedup: None,
+        };
+        encode_publish(&head, &outgoing.message, &mut group.records);
         group.count += 1;
         group.tickets.extend(outgoing.ticket);
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use magpie_cluster::raft::{Config, GroupId, GroupParts, RaftGroup, Registry};
 use magpie_cluster::rpc::{self, Channels, Directory, Guard, Identity, Secret};
-use magpie_state::{ClusterId, DecodeError, Incarnation, NodeId, Row, StateMachine};
+use magpie_state::{ClusterId, DecodeError, Incarnation, NodeId, Row, RowValue, StateMachine};
 use magpie_storage::{Log, Options, RealDisk, SledStore};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -37,12 +37,13 @@ impl StateMachine for Counter {
     fn rows(&self) -> Vec<Row> {
         vec![Row {
             key: b"n".to_vec(),
-            value: Some(self.0.to_le_bytes().to_vec()),
+            value: Some(RowValue::Bytes(self.0.to_le_bytes().to_vec())),
         }]
     }
 
     fn load(&mut self, row: Row) -> Result<(), DecodeError> {
-        self.0 = u64::from_le_bytes(row.value.unwrap().try_into().unwrap());
+        let value = row.value.and_then(RowValue::bytes).unwrap();
+        self.0 = u64::from_le_bytes(value.try_into().unwrap());
         Ok(())
     }
 }

@@ -102,12 +102,14 @@ impl Takeover {
         let Attach {
             client,
             clean_start,
-            session_expiry_s,
+            session_expiry_s: _,
         } = attach;
         let record = Record::Attach {
             client: client.clone(),
             clean_start,
-            session_expiry_s,
+            // Sessions end with their connection as yet.
+            session_expiry_s: 0,
+            will: None,
         };
         let done = self
             .of(&client)
@@ -281,6 +283,9 @@ impl Takeover {
             let record = [Record::Detach {
                 client: client.clone(),
                 epoch,
+                is_clean: true,
+                session_expiry_s: None,
+                last: None,
             }];
             loop {
                 match takeover.of(&client).commit(&record).await {

@@ -10,7 +10,7 @@ use magpie_cluster::{
     Submitted,
 };
 use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
-use magpie_state::{ClientId, Epoch, PartitionId, encode_publish};
+use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -170,15 +170,23 @@ fn message(topic: &str, payload: &str) -> Message {
     }
 }
 
+const fn head(client: &ClientId, epoch: Epoch) -> PublishHead<'_> {
+    PublishHead {
+        client,
+        epoch,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        retain_only: false,
+        published_ms: 1,
+        dedup: None,
+    }
+}
+
 async fn publish(node: &Node, topic: &str, payload: &str) -> Submitted {
     let message = message(topic, payload);
     let mut records = BytesMut::new();
     encode_publish(
-        &client("publisher"),
-        Epoch(1),
-        QoS::AtLeastOnce,
-        false,
-        1,
+        &head(&client("publisher"), Epoch(1)),
         &message,
         &mut records,
     );
@@ -308,23 +316,11 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
         let message = message(&format!("chat/{topic}"), "late");
         let mut records = BytesMut::new();
         encode_publish(
-            &client("phone"),
-            second.epoch,
-            QoS::AtLeastOnce,
-            false,
-            1,
+            &head(&client("phone"), second.epoch),
             &message,
             &mut records,
         );
-        encode_publish(
-            &client("phone"),
-            third.epoch,
-            QoS::AtLeastOnce,
-            false,
-            1,
-            &message,
-            &mut records,
-        );
+        encode_publish(&head(&client("phone"), third.epoch), &message, &mut records);
         let (done, outcome) = oneshot::channel();
         let done = Box::new(move |outcome| {
             let _ = done.send(outcome);

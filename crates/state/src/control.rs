@@ -171,7 +171,7 @@ impl StateMachine for ControlState {
         let keys = std::mem::take(&mut self.changed);
         keys.into_iter()
             .map(|key| Row {
-                value: self.value(&key),
+                value: self.value(&key).map(Into::into),
                 key,
             })
             .collect()
@@ -180,7 +180,7 @@ impl StateMachine for ControlState {
     fn rows(&self) -> Vec<Row> {
         self.keys()
             .map(|key| Row {
-                value: self.value(&key),
+                value: self.value(&key).map(Into::into),
                 key,
             })
             .collect()

@@ -60,6 +60,29 @@ pub struct StreamId {
     pub incarnation: Incarnation,
 }
 
+/// The node ids above this one stand for partitions, as senders of their outboxes. Nodes draw lower ones.
+const OUTBOX_NODES: u64 = u64::MAX << 16;
+
+impl StreamId {
+    /// The stream of what a partition wants another to do. It never ends, and no fence stops it.
+    #[must_use]
+    pub const fn outbox(source: PartitionId) -> Self {
+        Self {
+            node: NodeId(OUTBOX_NODES | source.0 as u64),
+            incarnation: Incarnation {
+                counter: 1,
+                nonce: 0,
+            },
+        }
+    }
+
+    /// Whether a partition sends this stream, and not a node.
+    #[must_use]
+    pub const fn is_outbox(self) -> bool {
+        self.node.0 >= OUTBOX_NODES && self.incarnation.counter == 1 && self.incarnation.nonce == 0
+    }
+}
+
 /// One of the cluster's partitions, `0..partitions`.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -97,6 +120,47 @@ impl Epoch {
     }
 }
 
+/// Place of a message in the log of its partition. The order is that of the log.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// Before every message.
+    pub const START: Self = Self(0);
+
+    /// Of the record with `ordinal` (below [`RECORDS_PER_BATCH_MAX`](crate::RECORDS_PER_BATCH_MAX)) in the entry at `index` (below 2^48).
+    #[must_use]
+    pub const fn at(index: u64, ordinal: u32) -> Self {
+        Self(index << 16 | (ordinal & 0xffff) as u64)
+    }
+
+    /// The last place of the entry at `index`: everything in it and before is at or below this.
+    #[must_use]
+    pub const fn end_of(index: u64) -> Self {
+        Self::at(index, 0xffff)
+    }
+
+    /// Log index of the entry.
+    #[must_use]
+    pub const fn index(self) -> u64 {
+        self.0 >> 16
+    }
+
+    /// Ordinal (0-based) of the record in its entry.
+    #[must_use]
+    pub const fn ordinal(self) -> u32 {
+        (self.0 & 0xffff) as u32
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index(), self.ordinal())
+    }
+}
+
 /// The partition that a key (Topic Name or Client Identifier) belongs to, of `partitions` in all.
 ///
 /// The function is part of the stored format: it never changes for a cluster's life. FNV-1a of 64 bits, folded, since keys are short
@@ -128,6 +192,25 @@ mod tests {
         assert!(
             counts.iter().all(|&c| (800..1200).contains(&c)),
             "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn positions_are_ordered_as_the_log_is() {
+        assert!(Position::at(7, 65_535) < Position::at(8, 0));
+        assert_eq!(Position::end_of(7), Position::at(7, 65_535));
+        let position = Position::at(1 << 40, 77);
+        assert_eq!((position.index(), position.ordinal()), (1 << 40, 77));
+    }
+
+    #[test]
+    fn outboxes_are_no_nodes() {
+        assert!(StreamId::outbox(PartitionId(0)).is_outbox());
+        assert!(StreamId::outbox(PartitionId(u16::MAX)).is_outbox());
+        assert!(!StreamId::default().is_outbox());
+        assert_ne!(
+            StreamId::outbox(PartitionId(1)),
+            StreamId::outbox(PartitionId(2))
         );
     }
 

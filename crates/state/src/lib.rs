@@ -13,8 +13,11 @@ mod record;
 mod wire;
 
 pub use ident::{
-    ClientId, ClusterId, Epoch, Incarnation, NodeId, PartitionId, StreamId, partition_of,
+    ClientId, ClusterId, Epoch, Incarnation, NodeId, PartitionId, Position, StreamId, partition_of,
 };
-pub use machine::{Row, StateMachine};
-pub use record::{Publish, RECORDS_PER_BATCH_MAX, Record, encode_publish};
+pub use machine::{Row, RowValue, StateMachine};
+pub use record::{
+    Binding, Cursor, Dedup, Inflight, Laggard, Publish, PublishHead, RECORDS_PER_BATCH_MAX, Record,
+    SessionProgress, Stage, StoredSubscription, StoredWill, encode_publish,
+};
 pub use wire::DecodeError;

@@ -2,13 +2,45 @@
 
 use bytes::Bytes;
 
+use crate::Position;
+
 /// One row of a state: what checkpoints write to the key-value store and snapshots carry. Keys begin with a table's prefix byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Table prefix and key.
     pub key: Vec<u8>,
     /// `None`: the row is gone.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<RowValue>,
+}
+
+/// Where a row's value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowValue {
+    /// Here.
+    Bytes(Vec<u8>),
+    /// In the log: the record at this position, as [`StateMachine::extract`] cuts it out of its entry. What was copied once stays in the
+    /// store until the row is gone, also when the log is purged; it is not given a second time.
+    Logged {
+        /// Where.
+        position: Position,
+    },
+}
+
+impl RowValue {
+    /// The value, unless it is in the log.
+    #[must_use]
+    pub fn bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Logged { .. } => None,
+        }
+    }
+}
+
+impl From<Vec<u8>> for RowValue {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
 }
 
 /// A deterministic state machine, fed with committed commands in log order.
@@ -27,7 +59,8 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// Rows changed since the last call, the latest value of each.
     fn take_changed(&mut self) -> Vec<Row>;
 
-    /// Every row, for a snapshot. All values are `Some`.
+    /// Every row. All values are `Some`; those of rows that were copied from the log are `Logged`, also if the log does not have them any
+    /// more.
     fn rows(&self) -> Vec<Row>;
 
     /// Takes over one row of a checkpoint or a snapshot, into a fresh state. Rows come in any order.
@@ -35,4 +68,11 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// # Errors
     /// A row that this version cannot read.
     fn load(&mut self, row: Row) -> Result<(), crate::DecodeError>;
+
+    /// The bytes of a record of a command: the value of a row that is [`Logged`](RowValue::Logged). `None` if there is no such record.
+    #[must_use]
+    fn extract(command: &Bytes, ordinal: u32) -> Option<Bytes> {
+        let _ = (command, ordinal);
+        None
+    }
 }

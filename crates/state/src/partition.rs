@@ -8,8 +8,12 @@ mod append;
 mod attachments;
 mod command;
 mod fences;
+mod kept;
+mod outbox;
+mod retained;
 mod share_groups;
 mod skipped;
+mod stored_session;
 mod streams;
 
 use std::collections::HashSet;
@@ -19,12 +23,19 @@ use bytes::Bytes;
 pub use answer::{AppendAnswer, Attached, Outcome, PartitionAnswer, Superseded};
 pub use append::{Append, ShareChoice};
 pub use command::PartitionCommand;
+pub use outbox::OutboxBatch;
+pub use retained::Retained;
 pub use share_groups::ShareMemberId;
 pub use skipped::Skip;
+pub use stored_session::{SessionSummary, StoredSession};
 pub use streams::ANSWERS_KEPT;
 
 use crate::wire::read_u8;
-use crate::{ClientId, DecodeError, Epoch, Row, StateMachine, StreamId};
+use magpie_codec::{TopicFilter, TopicName};
+
+use crate::{
+    ClientId, DecodeError, Epoch, PartitionId, Position, Row, RowValue, StateMachine, StreamId,
+};
 
 /// State of one partition, on each of its replicas.
 #[derive(Debug, Default)]
@@ -34,6 +45,9 @@ pub struct PartitionState {
     fences: fences::Fences,
     share_groups: share_groups::ShareGroups,
     skipped: skipped::Skipped,
+    retained: retained::RetainedMessages,
+    outbox: outbox::Outbox,
+    kept: kept::Kept,
     /// Keys of rows changed since the last checkpoint.
     changed: HashSet<Vec<u8>, foldhash::fast::FixedState>,
 }
@@ -45,6 +59,11 @@ mod table {
     pub(super) const FENCE: u8 = b'f';
     pub(super) const SHARE_GROUP: u8 = b'g';
     pub(super) const SKIPPED: u8 = b'k';
+    pub(super) const RETAINED: u8 = b'r';
+    pub(super) const OUTBOX: u8 = b'o';
+    /// Known to whoever carries snapshots: the rows of kept messages.
+    pub(super) const KEPT: u8 = b'm';
+    pub(super) const TRIMMED: u8 = b't';
 }
 
 impl PartitionState {
@@ -82,6 +101,98 @@ impl PartitionState {
             .collect()
     }
 
+    /// The stored Session of `client`, or the attachment that is all there is of one that ends with its connection.
+    #[must_use]
+    pub fn session(&self, client: &ClientId) -> Option<StoredSession> {
+        let (epoch, holder) = self.attachments.newest(client)?;
+        Some(StoredSession {
+            session: epoch,
+            attached: Some((epoch, holder)),
+            session_expiry_s: 0,
+            subscriptions: Vec::new(),
+            cursors: Vec::new(),
+            inflight: Vec::new(),
+        })
+    }
+
+    /// The first `limit` Sessions behind `after`, ordered by client.
+    #[must_use]
+    pub fn sessions_after(&self, after: Option<&ClientId>, limit: usize) -> Vec<SessionSummary> {
+        let _ = (after, limit);
+        Vec::new()
+    }
+
+    /// How many Sessions there are: stored ones, and those that end with their connection.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.attachments.len()
+    }
+
+    /// Which partition this is, and of how many, once [configured](PartitionCommand::Configure).
+    #[must_use]
+    pub const fn configured(&self) -> Option<(PartitionId, u16)> {
+        None
+    }
+
+    /// Whether something waits for [time to pass](PartitionCommand::Tick).
+    #[must_use]
+    pub const fn has_timers(&self) -> bool {
+        false
+    }
+
+    /// What others are to get, by target and then by number.
+    pub fn outbox(&self) -> impl Iterator<Item = OutboxBatch> + '_ {
+        self.outbox.iter()
+    }
+
+    /// Index up to which the log is not needed any more, by anybody: what is needed of it is [kept](Self::kept).
+    #[must_use]
+    pub const fn trimmed(&self) -> u64 {
+        self.kept.trimmed()
+    }
+
+    /// Positions of the messages at or below [`trimmed`](Self::trimmed) that are still needed, ascending.
+    pub fn kept(&self) -> impl DoubleEndedIterator<Item = Position> + '_ {
+        self.kept.iter()
+    }
+
+    /// Positions of all messages that are rows of this replica, ascending: the [kept](Self::kept) ones, and younger ones that came with a
+    /// snapshot because its log begins behind them. The latter differ between replicas.
+    pub fn rows_held(&self) -> impl DoubleEndedIterator<Item = Position> + '_ {
+        self.kept.held()
+    }
+
+    /// The retained messages whose topic matches `filter`, the first `limit` behind the topic `after`, ordered by topic.
+    #[must_use]
+    pub fn retained_matching(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&TopicName>,
+        limit: usize,
+    ) -> Vec<Retained> {
+        self.retained.matching(filter, after, limit)
+    }
+
+    /// How many retained messages there are.
+    #[must_use]
+    pub fn retained_count(&self) -> usize {
+        self.retained.len()
+    }
+
+    /// Messages to `topic` in `partition` above this are needed by a Session stored here; `None`: by none.
+    #[must_use]
+    pub fn needed_above(&self, partition: PartitionId, topic: &TopicName) -> Option<Position> {
+        let _ = (partition, topic);
+        None
+    }
+
+    /// Messages in `partition` that Sessions stored here have in flight: needed, whatever is subscribed. Ascending.
+    #[must_use]
+    pub fn inflight_in(&self, partition: PartitionId) -> Vec<Position> {
+        let _ = partition;
+        Vec::new()
+    }
+
     /// Changes whenever a share group does; 0 until there was one. Different replicas count differently.
     #[must_use]
     pub const fn share_generation(&self) -> u64 {
@@ -89,9 +200,7 @@ impl PartitionState {
     }
 
     /// Share groups with their members, `$share/{name}/{filter}` first.
-    pub fn share_groups(
-        &self,
-    ) -> impl Iterator<Item = (&magpie_codec::TopicFilter, &[ShareMemberId])> {
+    pub fn share_groups(&self) -> impl Iterator<Item = (&TopicFilter, &[ShareMemberId])> {
         self.share_groups.iter()
     }
 }
@@ -110,6 +219,21 @@ impl StateMachine for PartitionState {
             }
             Ok(PartitionCommand::ForgetSkipped { below }) => {
                 self.skipped.forget(below, &mut self.changed);
+                PartitionAnswer::Done
+            }
+            Ok(PartitionCommand::Configure { .. } | PartitionCommand::Tick { .. }) => {
+                PartitionAnswer::Done
+            }
+            Ok(PartitionCommand::OutboxDone { target, upto }) => {
+                self.outbox.done(target, upto, &mut self.changed);
+                PartitionAnswer::Done
+            }
+            Ok(PartitionCommand::Trim { upto, keep }) => {
+                self.kept.trim(upto, &keep, &mut self.changed);
+                PartitionAnswer::Done
+            }
+            Ok(PartitionCommand::Forget { positions }) => {
+                self.kept.forget(&positions, &mut self.changed);
                 PartitionAnswer::Done
             }
             Err(error) => {
@@ -136,7 +260,10 @@ impl StateMachine for PartitionState {
             .chain(self.attachments.keys())
             .chain(self.fences.keys())
             .chain(self.share_groups.keys())
-            .chain(self.skipped.keys());
+            .chain(self.skipped.keys())
+            .chain(self.retained.keys())
+            .chain(self.outbox.keys())
+            .chain(self.kept.keys());
         keys.map(|key| Row {
             value: self.value(&key),
             key,
@@ -149,34 +276,59 @@ impl StateMachine for PartitionState {
         let Some(value) = row.value else {
             return Ok(());
         };
+        let table = read_u8(&mut key, "table of a row")?;
+        if table == table::KEPT {
+            return self.kept.load(key);
+        }
+        let value = value
+            .bytes()
+            .ok_or(DecodeError::new("row", "its value is in the log"))?;
         let value = Bytes::from(value);
-        match read_u8(&mut key, "table of a row")? {
+        match table {
             table::STREAM => self.streams.load(key, value),
             table::ATTACHMENT => self.attachments.load(key, value),
             table::FENCE => self.fences.load(key, value),
             table::SHARE_GROUP => self.share_groups.load(key, value),
             table::SKIPPED => self.skipped.load(key, value),
+            table::RETAINED => self.retained.load(value),
+            table::OUTBOX => self.outbox.load(key, value),
+            table::TRIMMED => self.kept.load_trimmed(&value),
             _ => Err(DecodeError::new("table of a row", "unknown")),
+        }
+    }
+
+    fn extract(command: &Bytes, ordinal: u32) -> Option<Bytes> {
+        match PartitionCommand::decode(command) {
+            Ok(PartitionCommand::Append(append)) => append.record_bytes(ordinal),
+            _ => None,
         }
     }
 }
 
 impl PartitionState {
     /// The present value of a row; `None` when it is gone.
-    fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+    fn value(&self, key: &[u8]) -> Option<RowValue> {
         let (table, key) = key.split_first()?;
-        match *table {
+        let value = match *table {
+            table::KEPT => return self.kept.value(key),
             table::STREAM => self.streams.value(key),
             table::ATTACHMENT => self.attachments.value(key),
             table::FENCE => self.fences.value(key),
             table::SHARE_GROUP => self.share_groups.value(key),
             table::SKIPPED => self.skipped.value(key),
+            table::RETAINED => self.retained.value(key),
+            table::OUTBOX => self.outbox.value(key),
+            table::TRIMMED => self.kept.trimmed_value(),
             _ => None,
-        }
+        };
+        value.map(RowValue::Bytes)
     }
 
     /// A life of a node is over: nothing more is taken from it, and what it held is let go.
     fn end_stream(&mut self, stream: StreamId) {
+        if stream.is_outbox() {
+            return;
+        }
         self.streams.end(stream, &mut self.changed);
         self.attachments.end_holder(stream, &mut self.changed);
         self.fences.end_stream(stream, &mut self.changed);

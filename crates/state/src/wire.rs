@@ -4,8 +4,9 @@
 //! slice of the entry.
 
 use bytes::{Buf, BufMut, Bytes};
+use magpie_codec::{PacketId, QoS, Text, TopicFilter, TopicName};
 
-use crate::{Incarnation, NodeId, StreamId};
+use crate::{ClientId, Epoch, Incarnation, NodeId, PartitionId, Position, StreamId};
 
 /// Bytes that are no command or row of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,4 +89,78 @@ pub(crate) fn read_incarnation(
         counter,
         nonce: read_u64(buf, what)?,
     })
+}
+
+/// How many of something follow: 32 bits.
+///
+/// # Panics
+/// If there are 2^32 or more; every list that comes here is bounded far below.
+pub(crate) fn put_count(out: &mut impl BufMut, count: usize) {
+    out.put_u32_le(u32::try_from(count).expect("bounded far below 2^32"));
+}
+
+/// A count, and as many things as it says.
+pub(crate) fn read_list<T>(
+    buf: &mut Bytes,
+    what: &'static str,
+    mut read: impl FnMut(&mut Bytes) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let count = read_u32(buf, what)?;
+    let mut list = Vec::new();
+    for _ in 0..count {
+        list.push(read(buf)?);
+    }
+    Ok(list)
+}
+
+/// A length of 16 bits and the text: an MQTT string has at most 65,535 bytes.
+pub(crate) fn put_text(out: &mut impl BufMut, text: &str) {
+    out.put_u16_le(u16::try_from(text.len()).expect("an MQTT string has at most 65,535 bytes"));
+    out.put_slice(text.as_bytes());
+}
+
+pub(crate) fn read_text(buf: &mut Bytes, what: &'static str) -> Result<Text, DecodeError> {
+    let len = usize::from(read_u16(buf, what)?);
+    if buf.len() < len {
+        return Err(DecodeError::new(what, SHORT));
+    }
+    Text::try_from(buf.split_to(len)).map_err(|_| DecodeError::new(what, "not an MQTT string"))
+}
+
+pub(crate) fn read_topic(buf: &mut Bytes, what: &'static str) -> Result<TopicName, DecodeError> {
+    TopicName::try_from(read_text(buf, what)?)
+        .map_err(|_| DecodeError::new(what, "not a topic name"))
+}
+
+pub(crate) fn read_filter(buf: &mut Bytes, what: &'static str) -> Result<TopicFilter, DecodeError> {
+    TopicFilter::try_from(read_text(buf, what)?)
+        .map_err(|_| DecodeError::new(what, "not a topic filter"))
+}
+
+pub(crate) fn read_client(buf: &mut Bytes) -> Result<ClientId, DecodeError> {
+    read_text(buf, "client id").map(ClientId)
+}
+
+pub(crate) fn read_epoch(buf: &mut Bytes) -> Result<Epoch, DecodeError> {
+    read_u64(buf, "epoch").map(Epoch)
+}
+
+pub(crate) fn read_packet_id(buf: &mut Bytes) -> Result<PacketId, DecodeError> {
+    PacketId::new(read_u16(buf, "packet id")?).ok_or(DecodeError::new("packet id", "zero"))
+}
+
+pub(crate) fn read_qos(buf: &mut Bytes, what: &'static str) -> Result<QoS, DecodeError> {
+    QoS::from_u8(read_u8(buf, what)?).ok_or(DecodeError::new(what, "QoS 3"))
+}
+
+/// A partition and a position there.
+pub(crate) fn put_place(out: &mut impl BufMut, (partition, position): (PartitionId, Position)) {
+    out.put_u16_le(partition.0);
+    out.put_u64_le(position.0);
+}
+
+/// The reverse of [`put_place`].
+pub(crate) fn read_place(buf: &mut Bytes) -> Result<(PartitionId, Position), DecodeError> {
+    let partition = PartitionId(read_u16(buf, "partition")?);
+    Ok((partition, Position(read_u64(buf, "position")?)))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use magpie_codec::TopicFilter;
-use magpie_state::{Epoch, NodeId, Record};
+use magpie_state::{Epoch, NodeId, PublishHead, Record, encode_publish};
 
 use crate::{Direct, ShareTarget};
 
@@ -23,15 +23,16 @@ pub(super) fn encode(message: &Direct, node: NodeId, plain: bool, mut out: Bytes
         );
         out.put_slice(filter.as_bytes());
     }
-    magpie_state::encode_publish(
-        &message.publisher,
-        Epoch::default(),
-        message.qos,
-        message.retain,
-        message.published_ms,
-        &message.message,
-        &mut out,
-    );
+    let head = PublishHead {
+        client: &message.publisher,
+        epoch: Epoch::default(),
+        qos: message.qos,
+        retain: message.retain,
+        retain_only: false,
+        published_ms: message.published_ms,
+        dedup: None,
+    };
+    encode_publish(&head, &message.message, &mut out);
     out
 }
 

@@ -22,7 +22,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use magpie_state::Row;
+use magpie_state::{Row, RowValue};
 use magpie_storage::{Batch, GroupId, KeyValue, Tree};
 use prost::Message as _;
 
@@ -93,6 +93,12 @@ impl Checkpoint {
     /// Adds the rows changed since the last checkpoint. On an error, what the disk holds is the checkpoint before or this one; the
     /// group must stop, since the changes cannot be told again.
     pub(super) fn write(&mut self, rows: Vec<Row>, meta: SnapshotMeta) -> io::Result<()> {
+        if rows
+            .iter()
+            .any(|row| matches!(row.value, Some(RowValue::Logged { .. })))
+        {
+            return Err(io::Error::other("a row's value is still in the log"));
+        }
         let bytes: usize = rows.iter().map(row_bytes).sum();
         // Parts and deletions of former parts count as keys, too.
         let keys: usize = rows.iter().map(|row| 1 + self.keys_beside(row)).sum();
@@ -198,19 +204,19 @@ impl Checkpoint {
         let new = row
             .value
             .as_ref()
-            .map_or(0, |value| value.len() / PART_BYTES + 1);
+            .map_or(0, |value| bytes_of(value).len() / PART_BYTES + 1);
         self.parts.get(&row.key).map_or(0, |old| *old as usize) + new
     }
 
     fn put(&mut self, batch: &mut Batch, row: Row) {
         let old = self.parts.remove(&row.key).unwrap_or(0);
         let mut new = 0;
-        match row.value {
+        match row.value.as_ref().map(bytes_of) {
             None => batch.delete(prefixed(ROW, &row.key)),
             Some(value) if value.len() <= PART_BYTES => {
                 let mut whole = Vec::with_capacity(value.len() + 1);
                 whole.push(0);
-                whole.extend_from_slice(&value);
+                whole.extend_from_slice(value);
                 batch.put(prefixed(ROW, &row.key), whole);
             }
             Some(value) => {
@@ -416,7 +422,14 @@ fn part_count(value: &[u8]) -> Option<u32> {
 }
 
 fn row_bytes(row: &Row) -> usize {
-    row.key.len() + row.value.as_ref().map_or(0, Vec::len)
+    row.key.len() + row.value.as_ref().map_or(0, |value| bytes_of(value).len())
+}
+
+fn bytes_of(value: &RowValue) -> &[u8] {
+    match value {
+        RowValue::Bytes(bytes) => bytes,
+        RowValue::Logged { .. } => unreachable!("such rows are refused before they are written"),
+    }
 }
 
 fn encode_meta(meta: &SnapshotMeta) -> Vec<u8> {
@@ -432,12 +445,12 @@ fn encode_change(row: &Row, buffer: &mut BytesMut) {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("rows are far below 4 GiB");
     buffer.put_u32_le(length(&row.key));
     buffer.put(&row.key[..]);
-    match &row.value {
+    match row.value.as_ref().map(bytes_of) {
         None => buffer.put_u8(0),
         Some(value) => {
             buffer.put_u8(1);
             buffer.put_u32_le(length(value));
-            buffer.put(&value[..]);
+            buffer.put(value);
         }
     }
 }
@@ -450,7 +463,7 @@ fn decode_change(buffer: &mut Bytes) -> Option<Row> {
     let key = take(buffer)?;
     let value = match buffer.try_get_u8().ok()? {
         0 => None,
-        _ => Some(take(buffer)?),
+        _ => Some(RowValue::Bytes(take(buffer)?)),
     };
     Some(Row { key, value })
 }

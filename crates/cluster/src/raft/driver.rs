@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use magpie_state::{Row, StateMachine};
+use magpie_state::{Row, RowValue, StateMachine};
 use magpie_storage::{GroupId, KeyValue};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, alias};
@@ -144,7 +144,7 @@ impl<M: StateMachine> Driver<M> {
                 after = Some(last.clone());
                 let rows = rows.into_iter().map(|(key, value)| Row {
                     key,
-                    value: Some(value.to_vec()),
+                    value: Some(RowValue::Bytes(value.to_vec())),
                 });
                 staging.put(rows.collect())?;
             }
@@ -355,7 +355,7 @@ fn load<M: StateMachine>(
         for (key, value) in rows {
             let row = Row {
                 key,
-                value: Some(value.to_vec()),
+                value: Some(RowValue::Bytes(value.to_vec())),
             };
             machine.load(row).map_err(io::Error::other)?;
         }

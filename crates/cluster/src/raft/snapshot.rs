@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use magpie_state::Row;
+use magpie_state::{Row, RowValue};
 use openraft::raft::SnapshotResponse;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -201,7 +201,7 @@ fn decode(mut bytes: Bytes) -> Option<Vec<Row>> {
     let mut rows = Vec::new();
     while bytes.has_remaining() {
         let key = take(&mut bytes)?;
-        let value = Some(take(&mut bytes)?);
+        let value = Some(RowValue::Bytes(take(&mut bytes)?));
         rows.push(Row { key, value });
     }
     Some(rows)

@@ -88,6 +88,9 @@ impl Chooser {
             let Record::Publish(publish) = record else {
                 continue;
             };
+            if publish.retain_only {
+                continue;
+            }
             self.router
                 .matches(&publish.message.topic, &mut self.matches);
             for share in self.router.shares(&self.matches) {

@@ -24,7 +24,7 @@ pub(super) fn items(entry: &Entry, ours: StreamId) -> Vec<TailItem> {
         let Record::Publish(publish) = record else {
             continue;
         };
-        if entry.refused.contains(ordinal) {
+        if entry.refused.contains(ordinal) || publish.retain_only {
             continue;
         }
         items.push(TailItem {

@@ -73,7 +73,7 @@ impl Observer<PartitionState> for Feed {
             let entry = Entry {
                 index,
                 command: command.clone(),
-                refused: Refused(outcome.refused.clone()),
+                refused: Refused(outcome.passed_over()),
             };
             self.lock().push(entry);
         }

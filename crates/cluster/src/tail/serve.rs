@@ -145,7 +145,7 @@ impl Served {
             let Record::Publish(publish) = record else {
                 continue;
             };
-            if entry.refused.0.contains(&ordinal) {
+            if entry.refused.0.contains(&ordinal) || publish.retain_only {
                 continue;
             }
             let chosen = append

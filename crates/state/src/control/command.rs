@@ -7,8 +7,8 @@ use magpie_codec::TopicFilter;
 use serde::{Deserialize, Serialize};
 
 use super::member::{Member, Settings};
-use crate::record::{put_text, read_filter};
-use crate::wire::{put_stream, read_stream, read_u8, read_u32};
+
+use crate::wire::{put_stream, put_text, read_filter, read_stream, read_u8, read_u32};
 use crate::{ClusterId, DecodeError, Incarnation, NodeId, PartitionId, StreamId};
 
 /// A command of the control group's log.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{ControlState, Settings};
 use crate::wire::{read_u8, read_u16, read_u32, read_u64};
-use crate::{ClusterId, DecodeError, NodeId, PartitionId, Row};
+use crate::{ClusterId, DecodeError, NodeId, PartitionId, Row, RowValue};
 
 /// The tables, by the first byte of a row's key. Part of the stored format.
 mod table {
@@ -138,7 +138,7 @@ impl ControlState {
 
     pub(super) fn load_row(&mut self, row: Row) -> Result<(), DecodeError> {
         let mut key = Bytes::from(row.key);
-        let Some(value) = row.value else {
+        let Some(value) = row.value.and_then(RowValue::bytes) else {
             return Ok(());
         };
         match read_u8(&mut key, "table of a row")? {

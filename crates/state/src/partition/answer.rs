@@ -35,8 +35,12 @@ pub enum AppendAnswer {
 /// What the records of a batch came to, where there is more to say than that they are in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Ordinals (0-based) of publishes that were refused because their client has a newer connection, ascending.
+    /// Ordinals (0-based) of publishes, and of records about a Session, that were refused because their client has a newer connection,
+    /// ascending.
     pub refused: Vec<u32>,
+    /// Ordinals (0-based) of publishes that were taken before: a success for the publisher, and passed over by readers of the log.
+    /// Ascending.
+    pub repeated: Vec<u32>,
     /// Answers to the batch's attaches, ascending by ordinal.
     pub attached: Vec<Attached>,
 }
@@ -67,12 +71,22 @@ impl Outcome {
     /// Whether there is nothing to say.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        self.refused.is_empty() && self.attached.is_empty()
+        self.refused.is_empty() && self.repeated.is_empty() && self.attached.is_empty()
+    }
+
+    /// Ordinals (0-based) of the records that readers of the log pass over, ascending.
+    #[must_use]
+    pub fn passed_over(&self) -> Vec<u32> {
+        let mut ordinals = self.refused.clone();
+        ordinals.extend(&self.repeated);
+        ordinals.sort_unstable();
+        ordinals
     }
 
     /// Appends the outcome's bytes.
     pub(super) fn encode(&self, out: &mut impl BufMut) {
         put_ordinals(out, &self.refused);
+        put_ordinals(out, &self.repeated);
         out.put_u32_le(
             u32::try_from(self.attached.len()).expect("no more than a batch has records"),
         );
@@ -96,6 +110,7 @@ impl Outcome {
     /// The reverse of [`encode`](Self::encode).
     pub(super) fn decode(buf: &mut Bytes) -> Result<Self, DecodeError> {
         let refused = read_ordinals(buf)?;
+        let repeated = read_ordinals(buf)?;
         let mut attached = Vec::new();
         for _ in 0..read_u32(buf, "attach answers")? {
             let ordinal = read_u32(buf, "ordinal")?;
@@ -115,7 +130,11 @@ impl Outcome {
                 superseded,
             });
         }
-        Ok(Self { refused, attached })
+        Ok(Self {
+            refused,
+            repeated,
+            attached,
+        })
     }
 }
 

@@ -7,9 +7,9 @@ use super::PartitionState;
 use super::answer::{AppendAnswer, Attached, Outcome};
 use super::share_groups::ShareMemberId;
 use super::streams::Turn;
-use crate::record::{put_text, read_filter};
-use crate::wire::{put_stream, read_stream, read_u8, read_u32, read_u64};
-use crate::{DecodeError, Epoch, Record, StreamId};
+
+use crate::wire::{put_stream, put_text, read_filter, read_stream, read_u8, read_u32, read_u64};
+use crate::{DecodeError, Epoch, Position, Record, StreamId};
 
 /// A batch of records, number `seq` of its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Append {
     pub stream: StreamId,
     /// Sequence number within the stream, from 1, without gaps.
     pub seq: u64,
-    /// Whether a record is other than a publish: then `apply` must read the records.
+    /// Whether `apply` must read the records: one is other than a publish, or [must be read](Record::must_read).
     pub has_control: bool,
     /// How many records there are.
     pub count: u32,
@@ -44,6 +44,20 @@ impl Append {
     pub fn records(&self) -> impl Iterator<Item = Record> {
         let mut rest = self.records.clone();
         (0..self.count).map_while(move |_| Record::decode(&mut rest).ok())
+    }
+
+    /// The bytes of the record with this ordinal.
+    pub(super) fn record_bytes(&self, ordinal: u32) -> Option<Bytes> {
+        if ordinal >= self.count {
+            return None;
+        }
+        let mut rest = self.records.clone();
+        for _ in 0..ordinal {
+            Record::decode(&mut rest).ok()?;
+        }
+        let start = rest.clone();
+        Record::decode(&mut rest).ok()?;
+        Some(start.slice(..start.len() - rest.len()))
     }
 
     /// Appends the batch's bytes, without the command's kind.
@@ -115,9 +129,9 @@ impl PartitionState {
                 self.take_record(index, ordinal, append.stream, record, &mut outcome);
             }
         }
-        if !outcome.refused.is_empty() {
-            self.skipped
-                .records(index, outcome.refused.clone(), &mut self.changed);
+        let passed_over = outcome.passed_over();
+        if !passed_over.is_empty() {
+            self.skipped.records(index, passed_over, &mut self.changed);
         }
         self.streams
             .taken(append.stream, append.seq, &outcome, &mut self.changed);
@@ -137,12 +151,16 @@ impl PartitionState {
             Record::Publish(publish) => {
                 if self.fences.refuses(&publish.client, publish.epoch) {
                     outcome.refused.push(ordinal);
+                } else if publish.retain {
+                    self.retained
+                        .publish(Position::at(index, ordinal), &publish, changed);
                 }
             }
             Record::Attach {
                 client,
                 session_expiry_s: _,
                 clean_start: _,
+                will: _,
             } => {
                 let epoch = Epoch::at(index, ordinal);
                 let superseded = self.attachments.attach(&client, epoch, stream, changed);
@@ -154,7 +172,15 @@ impl PartitionState {
                     superseded,
                 });
             }
-            Record::Detach { client, epoch } => self.attachments.detach(&client, epoch, changed),
+            Record::Detach { client, epoch, .. } => {
+                self.attachments.detach(&client, epoch, changed);
+            }
+            Record::Subscribe { .. }
+            | Record::Unsubscribe { .. }
+            | Record::Bind { .. }
+            | Record::Received { .. }
+            | Record::Progress { .. }
+            | Record::Release { .. } => {}
             Record::Fence {
                 client,
                 epoch,

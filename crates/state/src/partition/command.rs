@@ -3,8 +3,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::append::Append;
-use crate::wire::{put_stream, read_stream, read_u8, read_u64};
-use crate::{DecodeError, StreamId};
+use crate::wire::{
+    put_count, put_stream, read_list, read_stream, read_u8, read_u16, read_u32, read_u64,
+};
+use crate::{DecodeError, PartitionId, Position, StreamId};
 
 /// A command of a partition's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +23,48 @@ pub enum PartitionCommand {
         /// First index that may still be read.
         below: u64,
     },
+    /// Which partition this is, of how many. Proposed by a leader while the state [does not know](super::PartitionState::configured); only
+    /// the first one counts.
+    Configure {
+        /// This one.
+        partition: PartitionId,
+        /// All of the cluster.
+        partitions: u16,
+    },
+    /// Time passed, by a leader's monotonic clock. Proposed about once a second while the state [has timers](super::PartitionState::has_timers).
+    Tick {
+        /// Since the leader's last tick; more than [`TICK_MS_MAX`](super::TICK_MS_MAX) counts as that.
+        elapsed_ms: u32,
+    },
+    /// Batches of the outbox are committed where they were to go.
+    OutboxDone {
+        /// Where.
+        target: PartitionId,
+        /// Up to and including this sequence number.
+        upto: u64,
+    },
+    /// What of the log up to an index is still needed. Replicas copy it into rows; then the log may be purged up to there.
+    Trim {
+        /// Index, inclusive.
+        upto: u64,
+        /// Needed messages, ascending, all at or below `upto` and above what was trimmed before.
+        keep: Vec<Position>,
+    },
+    /// Kept messages that nobody needs any more.
+    Forget {
+        /// Which.
+        positions: Vec<Position>,
+    },
 }
 
 const APPEND: u8 = 1;
 const END_STREAM: u8 = 2;
 const FORGET_SKIPPED: u8 = 3;
+const CONFIGURE: u8 = 4;
+const TICK: u8 = 5;
+const OUTBOX_DONE: u8 = 6;
+const TRIM: u8 = 7;
+const FORGET: u8 = 8;
 
 impl PartitionCommand {
     /// The command's bytes, as they stand in the log.
@@ -46,6 +85,32 @@ impl PartitionCommand {
                 out.put_u8(FORGET_SKIPPED);
                 out.put_u64_le(*below);
             }
+            Self::Configure {
+                partition,
+                partitions,
+            } => {
+                out.put_u8(CONFIGURE);
+                out.put_u16_le(partition.0);
+                out.put_u16_le(*partitions);
+            }
+            Self::Tick { elapsed_ms } => {
+                out.put_u8(TICK);
+                out.put_u32_le(*elapsed_ms);
+            }
+            Self::OutboxDone { target, upto } => {
+                out.put_u8(OUTBOX_DONE);
+                out.put_u16_le(target.0);
+                out.put_u64_le(*upto);
+            }
+            Self::Trim { upto, keep } => {
+                out.put_u8(TRIM);
+                out.put_u64_le(*upto);
+                put_positions(&mut out, keep);
+            }
+            Self::Forget { positions } => {
+                out.put_u8(FORGET);
+                put_positions(&mut out, positions);
+            }
         }
         out.freeze()
     }
@@ -64,7 +129,41 @@ impl PartitionCommand {
             FORGET_SKIPPED => Self::ForgetSkipped {
                 below: read_u64(buf, "index")?,
             },
+            CONFIGURE => Self::Configure {
+                partition: PartitionId(read_u16(buf, "partition")?),
+                partitions: match read_u16(buf, "partitions")? {
+                    0 => return Err(DecodeError::new("partitions", "zero")),
+                    partitions => partitions,
+                },
+            },
+            TICK => Self::Tick {
+                elapsed_ms: read_u32(buf, "elapsed time")?,
+            },
+            OUTBOX_DONE => Self::OutboxDone {
+                target: PartitionId(read_u16(buf, "partition")?),
+                upto: read_u64(buf, "sequence number")?,
+            },
+            TRIM => Self::Trim {
+                upto: read_u64(buf, "index")?,
+                keep: read_positions(buf)?,
+            },
+            FORGET => Self::Forget {
+                positions: read_positions(buf)?,
+            },
             _ => return Err(DecodeError::new("command kind", "unknown")),
         })
     }
+}
+
+fn put_positions(out: &mut BytesMut, positions: &[Position]) {
+    put_count(out, positions.len());
+    for position in positions {
+        out.put_u64_le(position.0);
+    }
+}
+
+fn read_positions(buf: &mut Bytes) -> Result<Vec<Position>, DecodeError> {
+    read_list(buf, "positions", |buf| {
+        read_u64(buf, "position").map(Position)
+    })
 }

@@ -141,6 +141,7 @@ impl Streams {
             node: *node,
             incarnation: stream.incarnation,
         })
+        .filter(|stream| !stream.is_outbox())
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {

@@ -33,7 +33,9 @@ fn publish(id: &'static str, epoch: Epoch) -> Record {
         epoch,
         qos: QoS::AtLeastOnce,
         retain: false,
+        retain_only: false,
         published_ms: 1,
+        dedup: None,
         message: Arc::new(Message {
             topic,
             payload: Bytes::from_static(b"x"),
@@ -56,9 +58,7 @@ impl Replica {
         let append = Append {
             stream,
             seq,
-            has_control: records
-                .iter()
-                .any(|record| !matches!(record, Record::Publish(_))),
+            has_control: records.iter().any(Record::must_read),
             count: records.len() as u32,
             choices: Vec::new(),
             records: bytes.freeze(),
@@ -85,6 +85,7 @@ impl Replica {
             client: client(id),
             clean_start: true,
             session_expiry_s: 0,
+            will: None,
         };
         match self.append(stream, seq, &[record]) {
             AppendAnswer::Taken(outcome) | AppendAnswer::Repeat(outcome) => outcome.attached[0],
@@ -243,6 +244,9 @@ fn a_takeover_names_what_it_supersedes_and_a_late_detach_changes_nothing() {
         &[Record::Detach {
             client: client("phone"),
             epoch: old.epoch,
+            is_clean: true,
+            session_expiry_s: None,
+            last: None,
         }],
     );
     assert_eq!(
@@ -255,6 +259,9 @@ fn a_takeover_names_what_it_supersedes_and_a_late_detach_changes_nothing() {
         &[Record::Detach {
             client: client("phone"),
             epoch: new.epoch,
+            is_clean: true,
+            session_expiry_s: None,
+            last: None,
         }],
     );
     assert_eq!(replica.state.attachment_count(), 0);
@@ -267,6 +274,7 @@ fn two_attaches_in_one_batch_have_different_epochs() {
         client: client("phone"),
         clean_start: true,
         session_expiry_s: 0,
+        will: None,
     };
     let AppendAnswer::Taken(outcome) = replica.append(A1, 1, &[attach.clone(), attach]) else {
         panic!()
@@ -293,11 +301,13 @@ fn a_fence_refuses_older_connections_until_their_node_has_closed_them() {
     let refused = |ordinals: &[u32]| {
         AppendAnswer::Taken(Outcome {
             refused: ordinals.to_vec(),
+            repeated: Vec::new(),
             attached: Vec::new(),
         })
     };
     let repeated = AppendAnswer::Repeat(Outcome {
         refused: vec![1],
+        repeated: Vec::new(),
         attached: Vec::new(),
     });
     let mixed = [
@@ -470,6 +480,9 @@ fn changed_rows_carry_the_state_to_a_checkpoint() {
         &[Record::Detach {
             client: client("phone"),
             epoch: new.epoch,
+            is_clean: true,
+            session_expiry_s: None,
+            last: None,
         }],
     );
     save(&mut replica);

@@ -1,4 +1,10 @@
-use magpie_codec::Text;
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use magpie_codec::{
+    Message, MessageProperties, QoS, RetainHandling, SubscriptionOptions, Text, TopicName, Will,
+};
 
 use super::*;
 
@@ -33,7 +39,9 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
         epoch: Epoch(7),
         qos: QoS::AtLeastOnce,
         retain: false,
+        retain_only: false,
         published_ms: 1_700_000_000_123,
+        dedup: None,
         message: Arc::new(message.clone()),
     };
     let properties = MessageProperties {
@@ -50,8 +58,13 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
     let rich = Publish {
         qos: QoS::ExactlyOnce,
         retain: true,
+        retain_only: true,
+        dedup: Some(Dedup {
+            session: Epoch(3),
+            packet_id: PacketId::new(77).unwrap(),
+        }),
         message: Arc::new(Message {
-            properties: Some(Box::new(properties)),
+            properties: Some(Box::new(properties.clone())),
             ..message
         }),
         ..plain.clone()
@@ -60,15 +73,6 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
     round_trip(&Record::Publish(rich));
     round_trip(&Record::Fence {
         against: StreamId::default(),
-        client: client("phone"),
-        epoch: Epoch(9),
-    });
-    round_trip(&Record::Attach {
-        client: client("phone"),
-        clean_start: true,
-        session_expiry_s: 3600,
-    });
-    round_trip(&Record::Detach {
         client: client("phone"),
         epoch: Epoch(9),
     });
@@ -84,4 +88,145 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
         filter: TopicFilter::from_static("$share/g/a/+"),
         member: 5,
     });
+    let will = Will {
+        topic: TopicName::from_static("gone/phone"),
+        payload: Bytes::from_static(b"bye"),
+        qos: QoS::AtMostOnce,
+        retain: true,
+        delay_interval_s: 30,
+        properties: Some(Box::new(properties)),
+    };
+    let attach = |will| Record::Attach {
+        client: client("phone"),
+        clean_start: true,
+        session_expiry_s: 3600,
+        will,
+    };
+    round_trip(&attach(None));
+    round_trip(&attach(Some(Box::new(StoredWill {
+        will,
+        publish_ms: 17,
+    }))));
+}
+
+#[test]
+fn records_of_sessions_survive_a_round_trip() {
+    let packet_id = |number| PacketId::new(number).unwrap();
+    let cursors = vec![
+        Cursor {
+            partition: PartitionId(0),
+            floor: Position::at(7, 1),
+            done: vec![Position::at(8, 0), Position::at(9, 65_535)],
+        },
+        Cursor {
+            partition: PartitionId(7),
+            floor: Position::at(1, 0),
+            done: Vec::new(),
+        },
+    ];
+    let inflight = |number, qos, stage| Inflight {
+        packet_id: packet_id(number),
+        partition: PartitionId(3),
+        position: Position::at(9, 3),
+        qos,
+        stage,
+    };
+    let last = SessionProgress {
+        cursors: cursors.clone(),
+        inflight: vec![
+            inflight(65_535, QoS::ExactlyOnce, Stage::Released),
+            inflight(1, QoS::AtLeastOnce, Stage::Published),
+        ],
+    };
+    let (phone, epoch) = (client("phone"), Epoch(9));
+    for (session_expiry_s, last) in [(None, None), (Some(0), Some(Box::new(last)))] {
+        round_trip(&Record::Detach {
+            client: phone.clone(),
+            epoch,
+            is_clean: last.is_some(),
+            session_expiry_s,
+            last,
+        });
+    }
+    let filters = ["chat/+/#", "$share/g/chat"].map(TopicFilter::from_static);
+    let subscriptions = filters.iter().zip([None, Some(268_435_455)]);
+    round_trip(&Record::Subscribe {
+        client: phone.clone(),
+        epoch,
+        subscriptions: subscriptions
+            .map(|(filter, id)| StoredSubscription {
+                filter: filter.clone(),
+                options: SubscriptionOptions {
+                    qos: QoS::ExactlyOnce,
+                    no_local: id.is_none(),
+                    retain_as_published: id.is_some(),
+                    retain_handling: RetainHandling::DoNotSend,
+                },
+                id,
+                since: vec![(PartitionId(2), Position::end_of(4))],
+            })
+            .collect(),
+    });
+    round_trip(&Record::Unsubscribe {
+        client: phone.clone(),
+        epoch,
+        filters: filters.to_vec(),
+    });
+    round_trip(&Record::Bind {
+        client: phone.clone(),
+        epoch,
+        bindings: vec![Binding {
+            packet_id: packet_id(5),
+            partition: PartitionId(1),
+            position: Position::at(3, 4),
+        }],
+    });
+    round_trip(&Record::Received {
+        client: phone.clone(),
+        epoch,
+        packet_ids: vec![packet_id(5), packet_id(6)],
+    });
+    round_trip(&Record::Progress {
+        floors: vec![(PartitionId(1), Position::at(3, 4))],
+        laggards: vec![Laggard {
+            client: phone.clone(),
+            epoch,
+            progress: cursors,
+        }],
+        joined: vec![(client("tablet"), Epoch(11))],
+    });
+    for packet_id in [None, Some(packet_id(9))] {
+        round_trip(&Record::Release {
+            client: phone.clone(),
+            session: epoch,
+            packet_id,
+        });
+    }
+}
+
+#[test]
+fn a_publish_is_stamped_in_place() {
+    let mut publish = Publish {
+        client: client("phone"),
+        epoch: Epoch(7),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        retain_only: false,
+        published_ms: 1,
+        dedup: None,
+        message: Arc::new(Message {
+            topic: TopicName::from_static("a"),
+            payload: Bytes::new(),
+            properties: None,
+        }),
+    };
+    let mut out = BytesMut::new();
+    publish.encode(&mut out);
+    assert!(is_publish(&out));
+    stamp(&mut out, 99);
+    publish.published_ms = 99;
+    assert_eq!(
+        Record::decode(&mut out.freeze()),
+        Ok(Record::Publish(publish))
+    );
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use magpie_state::Row;
+use magpie_state::{Row, RowValue};
 use magpie_storage::{Batch, Error, GroupId, KeyValue, MemoryStore, Tree};
 
 use crate::raft::checkpoint::Checkpoint;
@@ -84,7 +84,7 @@ fn meta(index: u64) -> SnapshotMeta {
 fn rows(content: &Content) -> Vec<Row> {
     let row = |(key, value): (&Vec<u8>, &Vec<u8>)| Row {
         key: key.clone(),
-        value: Some(value.clone()),
+        value: Some(RowValue::Bytes(value.clone())),
     };
     content.iter().map(row).collect()
 }
@@ -202,7 +202,7 @@ fn changes_and_deletions_add_up() {
         gone(&3u32.to_be_bytes()),
         Row {
             key: b"new".to_vec(),
-            value: Some(Vec::new()),
+            value: Some(RowValue::Bytes(Vec::new())),
         },
     ];
     checkpoint.write(changes, meta(2)).unwrap();

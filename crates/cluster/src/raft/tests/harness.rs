@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use magpie_state::{ClusterId, DecodeError, Incarnation, NodeId, Row, StateMachine};
+use magpie_state::{ClusterId, DecodeError, Incarnation, NodeId, Row, RowValue, StateMachine};
 use magpie_storage::{GroupId, Log, Options, RealDisk, SledStore};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -59,7 +59,7 @@ impl StateMachine for Tally {
     }
 
     fn load(&mut self, row: Row) -> Result<(), DecodeError> {
-        let value = row.value.unwrap();
+        let value = row.value.and_then(RowValue::bytes).unwrap();
         match row.key.split_first().unwrap() {
             (b'k', key) => {
                 self.values.insert(key.to_vec(), value);
@@ -74,13 +74,14 @@ impl Tally {
     fn count_row(&self) -> Row {
         Row {
             key: b"n".to_vec(),
-            value: Some(self.count.to_le_bytes().to_vec()),
+            value: Some(RowValue::Bytes(self.count.to_le_bytes().to_vec())),
         }
     }
 }
 
 fn row(key: Vec<u8>, value: Option<Vec<u8>>) -> Row {
     let key = [&b"k"[..], &key].concat();
+    let value = value.map(RowValue::Bytes);
     Row { key, value }
 }
 

@@ -1,0 +1,121 @@
+//! Messages that outlive the log: rows that hold a record's bytes, which the state knows by their positions only.
+
+use std::collections::BTreeSet;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::{Changed, table};
+use crate::{DecodeError, Position, RowValue};
+
+/// Which messages are rows here.
+///
+/// Rows at or below `trimmed` are agreed: every replica has the same. One above came with a snapshot, because this replica's log does not
+/// have the message; other replicas have it in their logs. Nothing that is answered depends on those, and the next trim settles them.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    rows: BTreeSet<Position>,
+    /// Index up to which the log is not needed.
+    trimmed: u64,
+}
+
+impl Kept {
+    pub(super) const fn trimmed(&self) -> u64 {
+        self.trimmed
+    }
+
+    /// The agreed ones.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Position> + '_ {
+        self.rows.range(..=Position::end_of(self.trimmed)).copied()
+    }
+
+    /// All that are rows here.
+    pub(super) fn held(&self) -> impl DoubleEndedIterator<Item = Position> + '_ {
+        self.rows.iter().copied()
+    }
+
+    pub(super) fn trim(&mut self, upto: u64, keep: &[Position], changed: &mut Changed) {
+        if upto <= self.trimmed {
+            return;
+        }
+        let young = |position: Position| position > Position::end_of(self.trimmed);
+        // Beyond what was trimmed the log may be gone: what was not kept then cannot be now.
+        let keep: BTreeSet<Position> = keep
+            .iter()
+            .copied()
+            .filter(|position| young(*position) && *position <= Position::end_of(upto))
+            .collect();
+        let surplus: Vec<Position> = self
+            .rows
+            .range(Position::at(self.trimmed + 1, 0)..=Position::end_of(upto))
+            .copied()
+            .filter(|position| !keep.contains(position))
+            .collect();
+        for position in surplus {
+            self.rows.remove(&position);
+            changed.insert(key(position));
+        }
+        for position in keep {
+            if self.rows.insert(position) {
+                changed.insert(key(position));
+            }
+        }
+        self.trimmed = upto;
+        changed.insert(trimmed_key());
+    }
+
+    pub(super) fn forget(&mut self, positions: &[Position], changed: &mut Changed) {
+        for position in positions {
+            // Rows above are this replica's own matter.
+            if *position <= Position::end_of(self.trimmed) && self.rows.remove(position) {
+                changed.insert(key(*position));
+            }
+        }
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let trimmed = (self.trimmed > 0).then(trimmed_key);
+        self.rows
+            .iter()
+            .map(|position| key(*position))
+            .chain(trimmed)
+    }
+
+    pub(super) fn value(&self, key: &[u8]) -> Option<RowValue> {
+        let position = Position(u64::from_be_bytes(key.try_into().ok()?));
+        self.rows
+            .contains(&position)
+            .then_some(RowValue::Logged { position })
+    }
+
+    pub(super) fn trimmed_value(&self) -> Option<Vec<u8>> {
+        Some(self.trimmed.to_le_bytes().to_vec())
+    }
+
+    /// Takes note of a row; what is in it stays where it is.
+    pub(super) fn load(&mut self, mut key: Bytes) -> Result<(), DecodeError> {
+        let position = key
+            .try_get_u64()
+            .map_err(|_| DecodeError::new("position", "too few bytes"))?;
+        self.rows.insert(Position(position));
+        Ok(())
+    }
+
+    pub(super) fn load_trimmed(&mut self, value: &[u8]) -> Result<(), DecodeError> {
+        let index = value
+            .try_into()
+            .map_err(|_| DecodeError::new("trimmed index", "not 8 bytes"))?;
+        self.trimmed = u64::from_le_bytes(index);
+        Ok(())
+    }
+}
+
+fn key(position: Position) -> Vec<u8> {
+    let mut key = vec![table::KEPT];
+    // Big-endian: the rows stand in the order of the log.
+    key.put_u64(position.0);
+    key
+}
+
+fn trimmed_key() -> Vec<u8> {
+    vec![table::TRIMMED]
+}

@@ -1,0 +1,175 @@
+//! The outbox: what this partition wants others to do, in batches that leave only after their target has committed them.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Changed, table};
+use crate::record::{is_publish, stamp};
+use crate::wire::{read_u16, read_u32, read_u64};
+use crate::{DecodeError, PartitionId, Record};
+
+/// A batch has more records or bytes than this only if a single one has.
+const BATCH_RECORDS: u32 = 4096;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A batch of the outbox, to be appended in `target` as number `seq` of [the outbox's stream](crate::StreamId::outbox), with
+/// `has_control` set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxBatch {
+    /// Where to.
+    pub target: PartitionId,
+    /// Sequence number, from 1 for each target, without gaps.
+    pub seq: u64,
+    /// How many records there are.
+    pub count: u32,
+    /// The records, one after the other.
+    pub records: Bytes,
+}
+
+impl OutboxBatch {
+    /// The records, with the messages among them published at `now_ms`, unless they were published later.
+    #[must_use]
+    pub fn stamped(&self, now_ms: u64) -> Bytes {
+        let mut out = BytesMut::from(&self.records[..]);
+        let mut rest = self.records.clone();
+        for _ in 0..self.count {
+            let start = self.records.len() - rest.len();
+            let Ok(record) = Record::decode(&mut rest) else {
+                break;
+            };
+            if let Record::Publish(publish) = record {
+                debug_assert!(is_publish(&out[start..]), "a publish was decoded here");
+                stamp(&mut out[start..], publish.published_ms.max(now_ms));
+            }
+        }
+        out.freeze()
+    }
+}
+
+/// Batches by target. A batch never changes once the command that made it is applied.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    by_target: BTreeMap<PartitionId, Queue>,
+    /// Batches that the present command made and may still add to, by target.
+    open: Vec<PartitionId>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Sequence number of the last batch made; it outlives the batch.
+    last: u64,
+    batches: BTreeMap<u64, Batch>,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    count: u32,
+    records: BytesMut,
+}
+
+impl Outbox {
+    /// Adds a record to what `target` is to get.
+    pub(super) fn put(&mut self, target: PartitionId, record: &[u8], changed: &mut Changed) {
+        let queue = self.by_target.entry(target).or_default();
+        let is_open = self.open.contains(&target)
+            && queue.batches.get(&queue.last).is_some_and(|batch| {
+                batch.count < BATCH_RECORDS && batch.records.len() + record.len() <= BATCH_BYTES
+            });
+        if !is_open {
+            queue.last += 1;
+            self.open.push(target);
+            changed.insert(last_key(target));
+        }
+        let batch = queue.batches.entry(queue.last).or_default();
+        batch.count += 1;
+        batch.records.extend_from_slice(record);
+        changed.insert(key(target, queue.last));
+    }
+
+    /// The command is applied.
+    pub(super) fn seal(&mut self) {
+        self.open.clear();
+    }
+
+    pub(super) fn done(&mut self, target: PartitionId, upto: u64, changed: &mut Changed) {
+        if let Some(queue) = self.by_target.get_mut(&target) {
+            while let Some(first) = queue.batches.first_entry() {
+                if *first.key() > upto {
+                    break;
+                }
+                changed.insert(key(target, *first.key()));
+                first.remove();
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_target
+            .values()
+            .all(|queue| queue.batches.is_empty())
+    }
+
+    /// All batches, by target and then by number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = OutboxBatch> + '_ {
+        self.by_target.iter().flat_map(|(target, queue)| {
+            queue.batches.iter().map(|(seq, batch)| OutboxBatch {
+                target: *target,
+                seq: *seq,
+                count: batch.count,
+                records: Bytes::copy_from_slice(&batch.records),
+            })
+        })
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        self.by_target.iter().flat_map(|(target, queue)| {
+            let batches = queue.batches.keys().map(|seq| key(*target, *seq));
+            batches.chain([last_key(*target)])
+        })
+    }
+
+    pub(super) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let (target, seq) = key.split_at_checked(2)?;
+        let target = PartitionId(u16::from_le_bytes(target.try_into().ok()?));
+        let queue = self.by_target.get(&target)?;
+        if seq.is_empty() {
+            return Some(queue.last.to_le_bytes().to_vec());
+        }
+        let batch = queue
+            .batches
+            .get(&u64::from_le_bytes(seq.try_into().ok()?))?;
+        let mut out = Vec::with_capacity(batch.records.len() + 4);
+        out.put_u32_le(batch.count);
+        out.put_slice(&batch.records);
+        Some(out)
+    }
+
+    pub(super) fn load(&mut self, mut key: Bytes, mut value: Bytes) -> Result<(), DecodeError> {
+        let target = PartitionId(read_u16(&mut key, "target")?);
+        let queue = self.by_target.entry(target).or_default();
+        if key.is_empty() {
+            queue.last = read_u64(&mut value, "sequence number")?;
+            return Ok(());
+        }
+        let seq = read_u64(&mut key, "sequence number")?;
+        let batch = Batch {
+            count: read_u32(&mut value, "record count")?,
+            records: BytesMut::from(&value[..]),
+        };
+        queue.batches.insert(seq, batch);
+        Ok(())
+    }
+}
+
+fn last_key(target: PartitionId) -> Vec<u8> {
+    let mut key = vec![table::OUTBOX];
+    key.put_u16_le(target.0);
+    key
+}
+
+fn key(target: PartitionId, seq: u64) -> Vec<u8> {
+    let mut key = last_key(target);
+    key.put_u64_le(seq);
+    key
+}
