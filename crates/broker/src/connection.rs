@@ -191,6 +191,8 @@ impl Driver {
             self.end_burst();
             has_progress |= self.poll_submitting(cx);
             has_progress |= self.poll_flush(cx, now);
+            self.session
+                .set_reading_paused(self.submitting.is_some(), now);
             if let Some(end) = self.end.take() {
                 return Poll::Ready(end);
             }
@@ -404,10 +406,16 @@ impl Driver {
             return false;
         }
         let had_room = self.has_room();
+        let bytes_before = self.out.len();
         if let Poll::Ready(Err(_)) = self.out.poll_flush(cx, &mut self.socket) {
             self.session.handle_disconnected(now);
             self.drain(now);
             return true;
+        }
+        if !had_room && self.out.len() < bytes_before {
+            // It is not read for want of room, but it takes what we write: it has another full Keep Alive. One that takes nothing for
+            // so long is as good as silent.
+            self.session.set_reading_paused(true, now);
         }
         // What waited for room goes on.
         !had_room && self.has_room()

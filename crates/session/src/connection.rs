@@ -47,6 +47,8 @@ pub struct Connection {
     /// As CONNECT said. Kept to the end, for the DISCONNECT.
     packet_bytes_max: Option<NonZeroU32>,
     outputs: VecDeque<Output>,
+    /// As the driver says.
+    is_reading_paused: bool,
     state: State,
 }
 
@@ -77,6 +79,7 @@ impl Connection {
             client_id: None,
             packet_bytes_max: None,
             outputs: VecDeque::new(),
+            is_reading_paused: false,
             state: State::AwaitingConnect { deadline },
         }
     }
@@ -182,6 +185,16 @@ impl Connection {
         }
     }
 
+    /// The driver does not read the socket for reasons of its own, or reads it again. While it does not, a client is not
+    /// closed for its silence, which is ours; then it has a full period again. While
+    /// [`wants_packets`](Self::wants_packets) is false this holds anyhow.
+    pub fn set_reading_paused(&mut self, is_paused: bool, now: Instant) {
+        if self.is_reading_paused != is_paused {
+            self.is_reading_paused = is_paused;
+            self.settle(Ok(()), now);
+        }
+    }
+
     /// Does what is due. To be called at [`poll_timeout`](Self::poll_timeout) or later; too early does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         let result = match &mut self.state {
@@ -230,7 +243,7 @@ impl Connection {
             return self.close(cause);
         }
         if let State::Established(established) = &mut self.state {
-            let paused = !established.wants_packets();
+            let paused = self.is_reading_paused || !established.wants_packets();
             established.keep_alive.set_paused(paused, now);
         }
     }

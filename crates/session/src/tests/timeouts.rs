@@ -51,6 +51,30 @@ fn a_silent_client_is_closed_after_one_and_a_half_keep_alives() {
 }
 
 #[test]
+fn a_driver_that_does_not_read_blames_nobody() {
+    let connect = || keeping_alive(ProtocolVersion::V5, 10);
+    let mut driver = Driver::connected_with(Limits::default(), connect());
+    driver.connection.set_reading_paused(true, driver.now());
+    assert_eq!(driver.timeout_ms(), None);
+    assert_eq!(driver.sleep(100_000), []);
+    // Another input does not end the pause.
+    driver.deliver(QoS::AtMostOnce, 0);
+    assert_eq!(driver.timeout_ms(), None);
+    driver.connection.set_reading_paused(false, driver.now());
+    assert_eq!(driver.timeout_ms(), Some(115_000));
+    // Saying so again grants nothing.
+    driver.now_ms += 1_000;
+    driver.connection.set_reading_paused(false, driver.now());
+    assert_eq!(driver.timeout_ms(), Some(115_000));
+
+    // It may begin before the client is let in.
+    let mut driver = Driver::new(Limits::default());
+    driver.connection.set_reading_paused(true, driver.now());
+    driver.attach(connect(), None);
+    assert_eq!(driver.timeout_ms(), None);
+}
+
+#[test]
 fn without_keep_alive_a_client_may_be_silent() {
     let driver = Driver::connected(ProtocolVersion::V5);
     assert_eq!(driver.timeout_ms(), None);
