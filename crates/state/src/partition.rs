@@ -1,16 +1,19 @@
-//! The state of one partition: streams into it, attachments of the clients whose key falls here, fences and share groups.
+//! The state of one partition: streams into it, Sessions of the clients whose identifier falls here, and of the topics that do: what is
+//! retained, inbound QoS 2, fences and share groups.
 //!
 //! Messages themselves are not in the state: they stay in the log, and the state remembers only which entries a reader of the log
-//! must pass over ([`PartitionState::skip`]).
+//! must pass over ([`PartitionState::skip`]), and which outlive it ([`PartitionState::kept`]).
 
 mod answer;
 mod append;
-mod attachments;
 mod command;
+mod effects;
 mod fences;
 mod kept;
 mod outbox;
+mod received;
 mod retained;
+mod sessions;
 mod share_groups;
 mod skipped;
 mod stored_session;
@@ -25,6 +28,7 @@ pub use append::{Append, ShareChoice};
 pub use command::PartitionCommand;
 pub use outbox::OutboxBatch;
 pub use retained::Retained;
+pub use sessions::TICK_MS_MAX;
 pub use share_groups::ShareMemberId;
 pub use skipped::Skip;
 pub use stored_session::{SessionSummary, StoredSession};
@@ -41,13 +45,16 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct PartitionState {
     streams: streams::Streams,
-    attachments: attachments::Attachments,
+    sessions: sessions::Sessions,
+    received: received::Received,
     fences: fences::Fences,
     share_groups: share_groups::ShareGroups,
     skipped: skipped::Skipped,
     retained: retained::RetainedMessages,
     outbox: outbox::Outbox,
     kept: kept::Kept,
+    /// Which partition this is, of how many.
+    configured: Option<(PartitionId, u16)>,
     /// Keys of rows changed since the last checkpoint.
     changed: HashSet<Vec<u8>, foldhash::fast::FixedState>,
 }
@@ -55,7 +62,11 @@ pub struct PartitionState {
 /// The tables, by the first byte of a row's key. Part of the stored format.
 mod table {
     pub(super) const STREAM: u8 = b's';
-    pub(super) const ATTACHMENT: u8 = b'a';
+    pub(super) const SESSION: u8 = b'a';
+    pub(super) const COHORT: u8 = b'h';
+    pub(super) const CLOCK: u8 = b'n';
+    pub(super) const CONFIGURED: u8 = b'c';
+    pub(super) const RECEIVED: u8 = b'q';
     pub(super) const FENCE: u8 = b'f';
     pub(super) const SHARE_GROUP: u8 = b'g';
     pub(super) const SKIPPED: u8 = b'k';
@@ -76,13 +87,13 @@ impl PartitionState {
     /// The newest attachment of `client`: its epoch and the node that holds the connection.
     #[must_use]
     pub fn attachment(&self, client: &ClientId) -> Option<(Epoch, StreamId)> {
-        self.attachments.newest(client)
+        self.sessions.attached(client)
     }
 
     /// How many clients are attached.
     #[must_use]
     pub fn attachment_count(&self) -> usize {
-        self.attachments.len()
+        self.sessions.attached_count()
     }
 
     /// Streams that have written here and are not ended; what leaders compare with the members that are alive.
@@ -94,7 +105,7 @@ impl PartitionState {
     /// written, holders of attachments, members of share groups, and those that a fence waits for.
     #[must_use]
     pub fn holders(&self) -> HashSet<StreamId> {
-        let writers = self.streams.live().chain(self.attachments.holders());
+        let writers = self.streams.live().chain(self.sessions.holders());
         writers
             .chain(self.fences.awaited())
             .chain(self.share_groups.holders())
@@ -104,40 +115,31 @@ impl PartitionState {
     /// The stored Session of `client`, or the attachment that is all there is of one that ends with its connection.
     #[must_use]
     pub fn session(&self, client: &ClientId) -> Option<StoredSession> {
-        let (epoch, holder) = self.attachments.newest(client)?;
-        Some(StoredSession {
-            session: epoch,
-            attached: Some((epoch, holder)),
-            session_expiry_s: 0,
-            subscriptions: Vec::new(),
-            cursors: Vec::new(),
-            inflight: Vec::new(),
-        })
+        self.sessions.stored(client)
     }
 
     /// The first `limit` Sessions behind `after`, ordered by client.
     #[must_use]
     pub fn sessions_after(&self, after: Option<&ClientId>, limit: usize) -> Vec<SessionSummary> {
-        let _ = (after, limit);
-        Vec::new()
+        self.sessions.after(after, limit)
     }
 
     /// How many Sessions there are: stored ones, and those that end with their connection.
     #[must_use]
     pub fn session_count(&self) -> usize {
-        self.attachments.len()
+        self.sessions.len()
     }
 
     /// Which partition this is, and of how many, once [configured](PartitionCommand::Configure).
     #[must_use]
     pub const fn configured(&self) -> Option<(PartitionId, u16)> {
-        None
+        self.configured
     }
 
     /// Whether something waits for [time to pass](PartitionCommand::Tick).
     #[must_use]
-    pub const fn has_timers(&self) -> bool {
-        false
+    pub fn has_timers(&self) -> bool {
+        self.sessions.has_timers()
     }
 
     /// What others are to get, by target and then by number.
@@ -182,15 +184,13 @@ impl PartitionState {
     /// Messages to `topic` in `partition` above this are needed by a Session stored here; `None`: by none.
     #[must_use]
     pub fn needed_above(&self, partition: PartitionId, topic: &TopicName) -> Option<Position> {
-        let _ = (partition, topic);
-        None
+        self.sessions.needed_above(partition, topic)
     }
 
-    /// Messages in `partition` that Sessions stored here have in flight: needed, whatever is subscribed. Ascending.
+    /// Messages in `partition` that Sessions stored here have in flight: needed also if nothing is subscribed to them any more. Ascending.
     #[must_use]
     pub fn inflight_in(&self, partition: PartitionId) -> Vec<Position> {
-        let _ = partition;
-        Vec::new()
+        self.sessions.inflight_in(partition)
     }
 
     /// Changes whenever a share group does; 0 until there was one. Different replicas count differently.
@@ -209,38 +209,32 @@ impl StateMachine for PartitionState {
     type Answer = PartitionAnswer;
 
     fn apply(&mut self, index: u64, command: &Bytes) -> PartitionAnswer {
+        let changed = &mut self.changed;
         match PartitionCommand::decode(command) {
             Ok(PartitionCommand::Append(append)) => {
-                PartitionAnswer::Append(self.append(index, &append))
+                let answer = self.append(index, &append);
+                self.send_effects();
+                return PartitionAnswer::Append(answer);
             }
-            Ok(PartitionCommand::EndStream { stream }) => {
-                self.end_stream(stream);
-                PartitionAnswer::Done
-            }
-            Ok(PartitionCommand::ForgetSkipped { below }) => {
-                self.skipped.forget(below, &mut self.changed);
-                PartitionAnswer::Done
-            }
-            Ok(PartitionCommand::Configure { .. } | PartitionCommand::Tick { .. }) => {
-                PartitionAnswer::Done
-            }
+            Ok(PartitionCommand::EndStream { stream }) => self.end_stream(stream),
+            Ok(PartitionCommand::ForgetSkipped { below }) => self.skipped.forget(below, changed),
+            Ok(PartitionCommand::Configure {
+                partition,
+                partitions,
+            }) => self.configure(partition, partitions),
+            Ok(PartitionCommand::Tick { elapsed_ms }) => self.sessions.tick(elapsed_ms, changed),
             Ok(PartitionCommand::OutboxDone { target, upto }) => {
-                self.outbox.done(target, upto, &mut self.changed);
-                PartitionAnswer::Done
+                self.outbox.done(target, upto, changed);
             }
-            Ok(PartitionCommand::Trim { upto, keep }) => {
-                self.kept.trim(upto, &keep, &mut self.changed);
-                PartitionAnswer::Done
-            }
-            Ok(PartitionCommand::Forget { positions }) => {
-                self.kept.forget(&positions, &mut self.changed);
-                PartitionAnswer::Done
-            }
+            Ok(PartitionCommand::Trim { upto, keep }) => self.kept.trim(upto, &keep, changed),
+            Ok(PartitionCommand::Forget { positions }) => self.kept.forget(&positions, changed),
             Err(error) => {
-                self.skipped.whole(index, &mut self.changed);
-                PartitionAnswer::Unreadable(error)
+                self.skipped.whole(index, changed);
+                return PartitionAnswer::Unreadable(error);
             }
         }
+        self.send_effects();
+        PartitionAnswer::Done
     }
 
     fn take_changed(&mut self) -> Vec<Row> {
@@ -257,7 +251,9 @@ impl StateMachine for PartitionState {
         let keys = self
             .streams
             .keys()
-            .chain(self.attachments.keys())
+            .chain(self.sessions.keys())
+            .chain(self.received.keys())
+            .chain(self.configured.map(|_| vec![table::CONFIGURED]))
             .chain(self.fences.keys())
             .chain(self.share_groups.keys())
             .chain(self.skipped.keys())
@@ -286,7 +282,11 @@ impl StateMachine for PartitionState {
         let value = Bytes::from(value);
         match table {
             table::STREAM => self.streams.load(key, value),
-            table::ATTACHMENT => self.attachments.load(key, value),
+            table::SESSION => self.sessions.load(key, value),
+            table::COHORT => self.sessions.load_cohort(key, value),
+            table::CLOCK => self.sessions.load_clock(value),
+            table::CONFIGURED => self.load_configured(value),
+            table::RECEIVED => self.received.load(key, value),
             table::FENCE => self.fences.load(key, value),
             table::SHARE_GROUP => self.share_groups.load(key, value),
             table::SKIPPED => self.skipped.load(key, value),
@@ -312,7 +312,11 @@ impl PartitionState {
         let value = match *table {
             table::KEPT => return self.kept.value(key),
             table::STREAM => self.streams.value(key),
-            table::ATTACHMENT => self.attachments.value(key),
+            table::SESSION => self.sessions.value(key),
+            table::COHORT => self.sessions.cohort_value(key),
+            table::CLOCK => self.sessions.clock_value(),
+            table::CONFIGURED => self.configured_value(),
+            table::RECEIVED => self.received.value(key),
             table::FENCE => self.fences.value(key),
             table::SHARE_GROUP => self.share_groups.value(key),
             table::SKIPPED => self.skipped.value(key),
@@ -330,7 +334,7 @@ impl PartitionState {
             return;
         }
         self.streams.end(stream, &mut self.changed);
-        self.attachments.end_holder(stream, &mut self.changed);
+        self.sessions.end_stream(stream, &mut self.changed);
         self.fences.end_stream(stream, &mut self.changed);
         self.share_groups.end_stream(stream, &mut self.changed);
     }

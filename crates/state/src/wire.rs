@@ -150,7 +150,7 @@ pub(crate) fn read_packet_id(buf: &mut Bytes) -> Result<PacketId, DecodeError> {
 }
 
 pub(crate) fn read_qos(buf: &mut Bytes, what: &'static str) -> Result<QoS, DecodeError> {
-    QoS::from_u8(read_u8(buf, what)?).ok_or(DecodeError::new(what, "QoS 3"))
+    QoS::from_u8(read_u8(buf, what)?).ok_or_else(|| DecodeError::new(what, "QoS 3"))
 }
 
 /// A partition and a position there.

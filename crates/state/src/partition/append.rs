@@ -5,11 +5,13 @@ use magpie_codec::TopicFilter;
 
 use super::PartitionState;
 use super::answer::{AppendAnswer, Attached, Outcome};
+use super::received::Taking;
+use super::sessions::{Ending, NewConnection, Superseded};
 use super::share_groups::ShareMemberId;
 use super::streams::Turn;
 
 use crate::wire::{put_stream, put_text, read_filter, read_stream, read_u8, read_u32, read_u64};
-use crate::{DecodeError, Epoch, Position, Record, StreamId};
+use crate::{DecodeError, Epoch, Position, Publish, Record, StreamId};
 
 /// A batch of records, number `seq` of its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,38 +151,92 @@ impl PartitionState {
         let changed = &mut self.changed;
         match record {
             Record::Publish(publish) => {
-                if self.fences.refuses(&publish.client, publish.epoch) {
-                    outcome.refused.push(ordinal);
-                } else if publish.retain {
-                    self.retained
-                        .publish(Position::at(index, ordinal), &publish, changed);
-                }
+                let position = Position::at(index, ordinal);
+                self.take_publish(position, stream, &publish, outcome);
             }
             Record::Attach {
                 client,
-                session_expiry_s: _,
-                clean_start: _,
-                will: _,
+                session_expiry_s,
+                clean_start,
+                will,
             } => {
                 let epoch = Epoch::at(index, ordinal);
-                let superseded = self.attachments.attach(&client, epoch, stream, changed);
-                // Sessions end with their connection as yet, so there is never one to resume.
+                let new = NewConnection {
+                    client: &client,
+                    epoch,
+                    holder: stream,
+                    clean_start,
+                    session_expiry_s,
+                    will: will.as_deref(),
+                };
+                let attaching = self.sessions.attach(&new, changed);
                 outcome.attached.push(Attached {
                     ordinal,
                     epoch,
-                    session_present: false,
-                    superseded,
+                    session_present: attaching.session_present,
+                    superseded: attaching.superseded,
                 });
             }
-            Record::Detach { client, epoch, .. } => {
-                self.attachments.detach(&client, epoch, changed);
+            Record::Detach {
+                client,
+                epoch,
+                is_clean,
+                session_expiry_s,
+                last,
+            } => {
+                let ending = Ending {
+                    is_clean,
+                    session_expiry_s,
+                };
+                self.sessions
+                    .detach(&client, epoch, &ending, last.as_deref(), changed);
             }
-            Record::Subscribe { .. }
-            | Record::Unsubscribe { .. }
-            | Record::Bind { .. }
-            | Record::Received { .. }
-            | Record::Progress { .. }
-            | Record::Release { .. } => {}
+            Record::Subscribe {
+                client,
+                epoch,
+                subscriptions,
+            } => {
+                let done = self
+                    .sessions
+                    .subscribe(&client, epoch, &subscriptions, changed);
+                outcome.refused.extend(done.err().map(|Superseded| ordinal));
+            }
+            Record::Unsubscribe {
+                client,
+                epoch,
+                filters,
+            } => {
+                let done = self.sessions.unsubscribe(&client, epoch, &filters, changed);
+                outcome.refused.extend(done.err().map(|Superseded| ordinal));
+            }
+            Record::Bind {
+                client,
+                epoch,
+                bindings,
+            } => {
+                let done = self.sessions.bind(&client, epoch, &bindings, changed);
+                outcome.refused.extend(done.err().map(|Superseded| ordinal));
+            }
+            Record::Received {
+                client,
+                epoch,
+                packet_ids,
+            } => {
+                let done = self.sessions.received(&client, epoch, &packet_ids, changed);
+                outcome.refused.extend(done.err().map(|Superseded| ordinal));
+            }
+            Record::Progress {
+                floors,
+                laggards,
+                joined,
+            } => self
+                .sessions
+                .progress(stream, &floors, &laggards, &joined, changed),
+            Record::Release {
+                client,
+                session,
+                packet_id,
+            } => self.received.release(&client, session, packet_id, changed),
             Record::Fence {
                 client,
                 epoch,
@@ -199,6 +255,30 @@ impl PartitionState {
                 self.share_groups
                     .leave(&filter, ShareMemberId { stream, member }, changed);
             }
+        }
+    }
+
+    fn take_publish(
+        &mut self,
+        position: Position,
+        stream: StreamId,
+        publish: &Publish,
+        outcome: &mut Outcome,
+    ) {
+        let changed = &mut self.changed;
+        // What a partition sends is no connection's.
+        if !stream.is_outbox() && self.fences.refuses(&publish.client, publish.epoch) {
+            return outcome.refused.push(position.ordinal());
+        }
+        if let Some(dedup) = publish.dedup {
+            match self.received.take(&publish.client, dedup, changed) {
+                Taking::New => {}
+                Taking::Repeat => return outcome.repeated.push(position.ordinal()),
+                Taking::Ended => return outcome.refused.push(position.ordinal()),
+            }
+        }
+        if publish.retain {
+            self.retained.publish(position, publish, changed);
         }
     }
 }

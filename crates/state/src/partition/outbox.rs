@@ -13,6 +13,9 @@ use crate::{DecodeError, PartitionId, Record};
 const BATCH_RECORDS: u32 = 4096;
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Stands for targets that are not known, since it is not known how many partitions there are. No partition has this number.
+pub(super) const UNROUTED: PartitionId = PartitionId(u16::MAX);
+
 /// A batch of the outbox, to be appended in `target` as number `seq` of [the outbox's stream](crate::StreamId::outbox), with
 /// `has_control` set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +54,8 @@ impl OutboxBatch {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     by_target: BTreeMap<PartitionId, Queue>,
-    /// Batches that the present command made and may still add to, by target.
-    open: Vec<PartitionId>,
+    /// Batches that the present command makes, by target.
+    open: BTreeMap<PartitionId, Open>,
 }
 
 #[derive(Debug, Default)]
@@ -62,8 +65,14 @@ struct Queue {
     batches: BTreeMap<u64, Batch>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Batch {
+    count: u32,
+    records: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Open {
     count: u32,
     records: BytesMut,
 }
@@ -71,25 +80,56 @@ struct Batch {
 impl Outbox {
     /// Adds a record to what `target` is to get.
     pub(super) fn put(&mut self, target: PartitionId, record: &[u8], changed: &mut Changed) {
-        let queue = self.by_target.entry(target).or_default();
-        let is_open = self.open.contains(&target)
-            && queue.batches.get(&queue.last).is_some_and(|batch| {
-                batch.count < BATCH_RECORDS && batch.records.len() + record.len() <= BATCH_BYTES
-            });
-        if !is_open {
-            queue.last += 1;
-            self.open.push(target);
-            changed.insert(last_key(target));
+        let open = self.open.entry(target).or_default();
+        let is_full =
+            open.count >= BATCH_RECORDS || open.records.len() + record.len() > BATCH_BYTES;
+        if is_full && open.count > 0 {
+            let full = std::mem::take(open);
+            self.close(target, full, changed);
         }
-        let batch = queue.batches.entry(queue.last).or_default();
-        batch.count += 1;
-        batch.records.extend_from_slice(record);
-        changed.insert(key(target, queue.last));
+        let open = self.open.entry(target).or_default();
+        open.count += 1;
+        open.records.extend_from_slice(record);
     }
 
     /// The command is applied.
-    pub(super) fn seal(&mut self) {
-        self.open.clear();
+    pub(super) fn seal(&mut self, changed: &mut Changed) {
+        for (target, open) in std::mem::take(&mut self.open) {
+            self.close(target, open, changed);
+        }
+    }
+
+    fn close(&mut self, target: PartitionId, open: Open, changed: &mut Changed) {
+        let queue = self.by_target.entry(target).or_default();
+        queue.last += 1;
+        changed.insert(last_key(target));
+        changed.insert(key(target, queue.last));
+        let batch = Batch {
+            count: open.count,
+            records: Bytes::copy_from_slice(&open.records),
+        };
+        queue.batches.insert(queue.last, batch);
+    }
+
+    /// Takes the records that nobody knew a target for.
+    pub(super) fn take_unrouted(&mut self, changed: &mut Changed) -> Vec<Bytes> {
+        let Some(queue) = self.by_target.remove(&UNROUTED) else {
+            return Vec::new();
+        };
+        changed.insert(last_key(UNROUTED));
+        let mut records = Vec::new();
+        for (seq, batch) in queue.batches {
+            changed.insert(key(UNROUTED, seq));
+            let mut rest = batch.records;
+            while !rest.is_empty() {
+                let whole = rest.clone();
+                if Record::decode(&mut rest).is_err() {
+                    break;
+                }
+                records.push(whole.slice(..whole.len() - rest.len()));
+            }
+        }
+        records
     }
 
     pub(super) fn done(&mut self, target: PartitionId, upto: u64, changed: &mut Changed) {
@@ -104,20 +144,15 @@ impl Outbox {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_target
-            .values()
-            .all(|queue| queue.batches.is_empty())
-    }
-
     /// All batches, by target and then by number.
     pub(super) fn iter(&self) -> impl Iterator<Item = OutboxBatch> + '_ {
-        self.by_target.iter().flat_map(|(target, queue)| {
+        let routed = self.by_target.range(..UNROUTED);
+        routed.flat_map(|(target, queue)| {
             queue.batches.iter().map(|(seq, batch)| OutboxBatch {
                 target: *target,
                 seq: *seq,
                 count: batch.count,
-                records: Bytes::copy_from_slice(&batch.records),
+                records: batch.records.clone(),
             })
         })
     }
@@ -155,7 +190,7 @@ impl Outbox {
         let seq = read_u64(&mut key, "sequence number")?;
         let batch = Batch {
             count: read_u32(&mut value, "record count")?,
-            records: BytesMut::from(&value[..]),
+            records: Bytes::copy_from_slice(&value),
         };
         queue.batches.insert(seq, batch);
         Ok(())

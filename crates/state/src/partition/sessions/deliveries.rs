@@ -1,0 +1,74 @@
+//! Outbound QoS 2: which message a Packet Identifier stands for, and whether the client has it.
+
+use std::collections::HashSet;
+
+use magpie_codec::{PacketId, QoS};
+
+use super::super::Changed;
+use super::{Sessions, Superseded, cursors, key};
+use crate::{Binding, ClientId, Epoch, Inflight, Stage};
+
+impl Sessions {
+    pub(in super::super) fn bind(
+        &mut self,
+        client: &ClientId,
+        epoch: Epoch,
+        bindings: &[Binding],
+        changed: &mut Changed,
+    ) -> Result<(), Superseded> {
+        let number = self.acting(client, epoch)?;
+        if !self.table.at(number).is_durable || bindings.is_empty() {
+            return Ok(());
+        }
+        changed.insert(key(&client.0));
+        let cursors = self.cursors(self.table.at(number));
+        let reused: HashSet<PacketId> = bindings.iter().map(|binding| binding.packet_id).collect();
+        let session = self.table.at_mut(number);
+        let mut inflight = session.inflight().to_vec();
+        inflight.retain(|it| {
+            !reused.contains(&it.packet_id)
+                && !cursors::is_done(&cursors, it.partition, it.position)
+        });
+        inflight.extend(bindings.iter().map(|binding| Inflight {
+            packet_id: binding.packet_id,
+            partition: binding.partition,
+            position: binding.position,
+            qos: QoS::ExactlyOnce,
+            stage: Stage::Published,
+        }));
+        session.set_inflight(inflight);
+        self.note_inflight(number);
+        Ok(())
+    }
+
+    pub(in super::super) fn received(
+        &mut self,
+        client: &ClientId,
+        epoch: Epoch,
+        packet_ids: &[PacketId],
+        changed: &mut Changed,
+    ) -> Result<(), Superseded> {
+        let number = self.acting(client, epoch)?;
+        let session = self.table.at_mut(number);
+        let Some(rare) = &mut session.rare else {
+            return Ok(());
+        };
+        changed.insert(key(&client.0));
+        let packet_ids: HashSet<PacketId> = packet_ids.iter().copied().collect();
+        for inflight in &mut rare.inflight {
+            if inflight.qos == QoS::ExactlyOnce && packet_ids.contains(&inflight.packet_id) {
+                inflight.stage = Stage::Released;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is in flight of a Session may have changed.
+    pub(super) fn note_inflight(&mut self, number: u32) {
+        if self.table.at(number).inflight().is_empty() {
+            self.inflight.remove(&number);
+        } else {
+            self.inflight.insert(number);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! How Sessions begin, change hands and end, and what becomes of their Will Messages.
+
+use bytes::BytesMut;
+use magpie_codec::Message;
+use std::sync::Arc;
+
+use super::super::Changed;
+use super::super::answer;
+use super::session::{Attachment, DelayedWill, NEVER, Session, Will};
+use super::{Effect, Sessions, cursors, key, tables};
+use crate::{ClientId, Epoch, Publish, SessionProgress, StoredWill, StreamId};
+
+/// The most Sessions that one tick is about: more wait for the next, so that none takes long. Replicas agree on it.
+const DUE_PER_TICK_MAX: usize = 4096;
+
+/// What became of an attach.
+#[derive(Debug)]
+pub(in super::super) struct Attaching {
+    /// A stored Session is resumed.
+    pub(in super::super) session_present: bool,
+    pub(in super::super) superseded: Option<answer::Superseded>,
+}
+
+/// A new connection, as its record has it.
+pub(in super::super) struct NewConnection<'a> {
+    pub(in super::super) client: &'a ClientId,
+    pub(in super::super) epoch: Epoch,
+    pub(in super::super) holder: StreamId,
+    pub(in super::super) clean_start: bool,
+    pub(in super::super) session_expiry_s: u32,
+    pub(in super::super) will: Option<&'a StoredWill>,
+}
+
+/// How a connection ended.
+pub(in super::super) struct Ending {
+    /// The Will Message is discarded.
+    pub(in super::super) is_clean: bool,
+    pub(in super::super) session_expiry_s: Option<u32>,
+}
+
+impl Sessions {
+    /// Makes a connection its client's newest.
+    pub(in super::super) fn attach(
+        &mut self,
+        new: &NewConnection<'_>,
+        changed: &mut Changed,
+    ) -> Attaching {
+        changed.insert(key(&new.client.0));
+        let known = self.table.find(&new.client.0);
+        let superseded = known
+            .and_then(|number| self.table.at(number).attached())
+            .map(|(epoch, holder)| answer::Superseded { epoch, holder });
+        // [MQTT-3.1.2-5] A stored Session is resumed. One without expiry ended with the connection that is superseded.
+        let resumed =
+            known.filter(|number| !new.clean_start && self.table.at(*number).expiry_s > 0);
+        let number = match (resumed, known) {
+            (Some(number), _) => {
+                self.take_over(number);
+                number
+            }
+            (None, known) => {
+                if let Some(number) = known {
+                    // [MQTT-3.1.2-4]
+                    let will = self.leave(number);
+                    self.end(number, will, changed);
+                }
+                let session = Session::new(new.client, new.epoch, new.session_expiry_s);
+                self.table.insert(session)
+            }
+        };
+        let session = self.table.at_mut(number);
+        session.expiry_s = new.session_expiry_s;
+        session.attachment = Some(Box::new(Attachment {
+            epoch: new.epoch,
+            holder: new.holder,
+            is_joined: false,
+            will: new.will.map(|will| last_words(new.client, new.epoch, will)),
+        }));
+        self.cohorts.count_in(new.holder);
+        Attaching {
+            session_present: resumed.is_some(),
+            superseded,
+        }
+    }
+
+    /// A Session goes to a new connection.
+    fn take_over(&mut self, number: u32) {
+        // [MQTT-3.1.3-9]: a Will Message whose delay has not passed is not sent when the Session is resumed.
+        if let Some(will) = self.leave(number)
+            && will.delay_s == 0
+        {
+            self.effects.push(Effect::Publish(will.record));
+        }
+        let session = self.table.at_mut(number);
+        self.timers.unset(session);
+        session.take_delayed_will();
+        session.ends_at = NEVER;
+    }
+
+    /// A connection is gone. Nothing, if the client has a newer one.
+    pub(in super::super) fn detach(
+        &mut self,
+        client: &ClientId,
+        epoch: Epoch,
+        ending: &Ending,
+        last: Option<&SessionProgress>,
+        changed: &mut Changed,
+    ) {
+        let Ok(number) = self.acting(client, epoch) else {
+            return;
+        };
+        changed.insert(key(&client.0));
+        let session = self.table.at_mut(number);
+        if let Some(expiry_s) = ending.session_expiry_s
+            && session.expiry_s > 0
+        {
+            session.expiry_s = expiry_s;
+        }
+        if let Some(last) = last
+            && session.is_durable
+        {
+            let mut cursors = session.cursors.to_vec();
+            cursors::merge(&mut cursors, &last.cursors);
+            session.cursors = cursors.into();
+            session.set_inflight(last.inflight.clone());
+        }
+        self.gone(number, ending.is_clean, changed);
+    }
+
+    /// Ends every connection that a node held in a life that is over.
+    pub(in super::super) fn end_stream(&mut self, stream: StreamId, changed: &mut Changed) {
+        let is_over = |of: StreamId| {
+            of.node == stream.node && of.incarnation.counter <= stream.incarnation.counter
+        };
+        let over: Vec<StreamId> = self.cohorts.streams().filter(|of| is_over(*of)).collect();
+        if over.is_empty() {
+            return;
+        }
+        let held = self.table.iter().filter(|(_, session)| {
+            session
+                .attached()
+                .is_some_and(|(_, holder)| is_over(holder))
+        });
+        let mut held: Vec<(Epoch, u32)> = held
+            .map(|(number, session)| (session.incarnation, number))
+            .collect();
+        // Effects come in an order that all replicas share.
+        held.sort_unstable();
+        for (_, number) in held {
+            changed.insert(key(&self.table.at(number).client));
+            self.gone(number, false, changed);
+        }
+        for stream in over {
+            self.cohorts.end(stream, changed);
+        }
+    }
+
+    /// The clock goes on.
+    pub(in super::super) fn tick(&mut self, elapsed_ms: u32, changed: &mut Changed) {
+        self.timers.advance(elapsed_ms);
+        changed.insert(vec![tables::CLOCK]);
+        let now = self.timers.now_ms();
+        for _ in 0..DUE_PER_TICK_MAX {
+            let Some(number) = self.timers.pop() else {
+                break;
+            };
+            let session = self.table.at_mut(number);
+            changed.insert(key(&session.client));
+            let will = session.take_delayed_will();
+            if session.ends_at <= now {
+                // [MQTT-3.1.3-9]: at the latest when the Session ends.
+                let will = will.map(|will| Will {
+                    delay_s: 0,
+                    record: will.record,
+                });
+                self.end(number, will, changed);
+                continue;
+            }
+            if let Some(will) = will {
+                self.effects.push(Effect::Publish(will.record));
+            }
+            self.timers.set(self.table.at(number), number);
+        }
+    }
+
+    /// A connection is gone, and none takes its place.
+    fn gone(&mut self, number: u32, is_clean: bool, changed: &mut Changed) {
+        // [MQTT-3.1.2-10]: DISCONNECT with reason code 0x00 removes the Will Message.
+        let will = self.leave(number).filter(|_| !is_clean);
+        let session = self.table.at_mut(number);
+        if session.expiry_s == 0 {
+            return self.end(number, will, changed);
+        }
+        session.ends_at = self.timers.after_s(session.expiry_s);
+        match will {
+            Some(will) if will.delay_s == 0 => self.effects.push(Effect::Publish(will.record)),
+            Some(will) => {
+                session.rare.get_or_insert_default().will = Some(DelayedWill {
+                    due: self.timers.after_s(will.delay_s),
+                    record: will.record,
+                });
+            }
+            None => {}
+        }
+        self.timers.set(session, number);
+    }
+
+    /// Takes the attachment from a Session, if it has one: its progress becomes the Session's own. Returns the Will Message.
+    fn leave(&mut self, number: u32) -> Option<Will> {
+        let session = self.table.at(number);
+        session.attachment.as_ref()?;
+        let cursors = self.cursors(session);
+        let session = self.table.at_mut(number);
+        session.cursors = cursors.into();
+        session.prune();
+        let Attachment { holder, will, .. } = *session.attachment.take()?;
+        self.note_inflight(number);
+        self.cohorts.count_out(holder);
+        will
+    }
+
+    /// Ends a Session that nothing is attached to. Its Will Message, if one is left, is due [MQTT-3.1.2-8].
+    fn end(&mut self, number: u32, will: Option<Will>, changed: &mut Changed) {
+        self.timers.unset(self.table.at(number));
+        self.inflight.remove(&number);
+        let mut session = self.table.remove(number);
+        changed.insert(key(&session.client));
+        for subscription in &session.subscriptions {
+            if subscription.holds_messages() {
+                self.interest.remove(&subscription.topic_filter(), number);
+            }
+        }
+        let delayed = session.take_delayed_will().map(|will| will.record);
+        let will = will.map(|will| will.record).or(delayed);
+        self.effects.extend(will.map(Effect::Publish));
+        if session.is_durable {
+            self.effects.push(Effect::Release {
+                client: session.client_id(),
+                session: session.incarnation,
+            });
+        }
+    }
+}
+
+/// The publish that a Will Message becomes.
+fn last_words(client: &ClientId, epoch: Epoch, stored: &StoredWill) -> Will {
+    let will = &stored.will;
+    let publish = Publish {
+        client: client.clone(),
+        epoch,
+        qos: will.qos,
+        retain: will.retain,
+        retain_only: false,
+        published_ms: stored.publish_ms,
+        dedup: None,
+        message: Arc::new(Message {
+            topic: will.topic.clone(),
+            payload: will.payload.clone(),
+            properties: will.properties.clone(),
+        }),
+    };
+    let mut record = BytesMut::new();
+    publish.encode(&mut record);
+    Will {
+        delay_s: will.delay_interval_s,
+        record: record[..].into(),
+    }
+}
