@@ -19,18 +19,18 @@ pub(crate) async fn run(cluster: Cluster, handle: Arc<Handle>, attach: Attach, t
         .await
         .map_err(|error| refusal(&error));
     if let Err(post) = handle.mailbox.post(Post::Attached { ticket, result }) {
-        undo(&cluster, &client, &post);
+        undo(&cluster, &client, post);
     }
 }
 
 /// Takes back an attachment that its connection did not live to see.
-pub(crate) fn undo(cluster: &Cluster, client: &ClientId, post: &Post) {
+pub(crate) fn undo(cluster: &Cluster, client: &ClientId, post: Post) {
     if let Post::Attached {
         result: Ok(attached),
         ..
     } = post
     {
-        cluster.detach(client.clone(), attached.epoch);
+        cluster.detach(attached.undo(client.clone()));
     }
 }
 

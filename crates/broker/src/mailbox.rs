@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytesize::ByteSize;
-use magpie_cluster::{Attached, DirectOutcome, Submitted};
+use magpie_cluster::{Attached, DirectOutcome, Handover, Submitted};
 use magpie_codec::{QoS, ReasonCode};
 use magpie_session::{Delivery, Eviction, Ticket};
 use serde::{Deserialize, Serialize};
@@ -380,10 +380,10 @@ impl Drop for Append {
 
 /// Tells the cluster, when the last holder drops it, that connections are gone.
 #[derive(Debug)]
-pub(crate) struct Gone(Option<oneshot::Sender<()>>);
+pub(crate) struct Gone(Option<oneshot::Sender<Option<Handover>>>);
 
 impl Gone {
-    pub(crate) fn new(tell: oneshot::Sender<()>) -> Arc<Self> {
+    pub(crate) fn new(tell: oneshot::Sender<Option<Handover>>) -> Arc<Self> {
         Arc::new(Self(Some(tell)))
     }
 }
@@ -392,7 +392,7 @@ impl Drop for Gone {
     fn drop(&mut self) {
         if let Some(tell) = self.0.take() {
             // Nobody listens any more: the cluster gave up waiting.
-            let _ = tell.send(());
+            let _ = tell.send(None);
         }
     }
 }

@@ -177,7 +177,7 @@ impl Publisher {
         let submissions: Vec<_> = self
             .replicated
             .drain(..)
-            .map(|group| group.into_submission(&self.mailbox))
+            .map(|group| group.into_submission(&self.client, &self.mailbox))
             .collect();
         let cluster = cluster.clone();
         Some(Box::pin(async move {
@@ -242,11 +242,17 @@ impl Group {
         self.partition == partition && self.records.len() < SUBMISSION_BYTES_MAX
     }
 
-    fn into_submission(self, mailbox: &Arc<Mailbox>) -> (PartitionId, Submission) {
+    fn into_submission(
+        self,
+        client: &ClientId,
+        mailbox: &Arc<Mailbox>,
+    ) -> (PartitionId, Submission) {
         let append = mailbox.begin_append().with_tickets(self.tickets);
         let submission = Submission {
             records: self.records.freeze(),
             count: self.count,
+            must_read: false,
+            client: client.clone(),
             done: Box::new(move |submitted| append.answer(submitted)),
         };
         (self.partition, submission)
@@ -256,7 +262,7 @@ impl Group {
 /// What the session is told of a submission, per ticket, in order. `None`: the client has a newer connection, and this one must end.
 pub(crate) fn answer_to_submitted(submitted: &Submitted, ordinal: usize) -> Option<Answer> {
     match submitted {
-        Submitted::Committed { refused } => {
+        Submitted::Committed { refused, .. } => {
             let is_refused = refused.iter().any(|it| *it as usize == ordinal);
             (!is_refused).then_some(Answer::Published(Ok(ReasonCode::Success)))
         }
@@ -370,7 +376,10 @@ mod tests {
     #[test]
     fn a_refused_record_ends_the_connection_and_nothing_else_is_a_success() {
         let success = |answer| matches!(answer, Some(Answer::Published(Ok(ReasonCode::Success))));
-        let committed = Submitted::Committed { refused: vec![1] };
+        let committed = Submitted::Committed {
+            refused: vec![1],
+            repeated: vec![2],
+        };
         assert!(success(answer_to_submitted(&committed, 0)));
         assert!(answer_to_submitted(&committed, 1).is_none());
         assert!(success(answer_to_submitted(&committed, 2)));

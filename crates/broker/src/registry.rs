@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use magpie_cluster::Handover;
+
 use magpie_session::Eviction;
 use magpie_state::{ClientId, Epoch};
 use smallvec::SmallVec;
@@ -81,7 +83,12 @@ impl Registry {
 
     /// Ends every connection of `client` below `epoch`, and sends `gone` when all of them can append nothing more. One that waits for
     /// its attach has appended nothing; it finds out by [`attached`](Self::attached).
-    pub(crate) fn supersede(&self, client: &ClientId, epoch: Epoch, gone: oneshot::Sender<()>) {
+    pub(crate) fn supersede(
+        &self,
+        client: &ClientId,
+        epoch: Epoch,
+        gone: oneshot::Sender<Option<Handover>>,
+    ) {
         let gone = Gone::new(gone);
         let mut shard = self.shard(client);
         if let Some(entry) = shard.get_mut(client) {

@@ -3,7 +3,7 @@
 use magpie_state::{ClientId, Epoch};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Direct;
+use crate::{Direct, Handover};
 
 /// Requests to this node, in order of arrival. Bounded; the broker must keep draining it.
 pub type Events = mpsc::Receiver<Event>;
@@ -16,8 +16,9 @@ pub enum Event {
         client: ClientId,
         /// The newer attachment.
         epoch: Epoch,
-        /// Answered when the connection can append nothing more: closed, and its submissions answered. Dropping it means not confirmed.
-        gone: oneshot::Sender<()>,
+        /// Answered when the connection can append nothing more: closed, and its submissions answered; with how far the session had got, if
+        /// there was one and it is known whole. Of several connections, that of the highest epoch. Dropping it means not confirmed.
+        gone: oneshot::Sender<Option<Handover>>,
     },
     /// Messages of the direct class from another node, to be delivered to local subscribers. Received counts as delivered: the cluster
     /// acknowledges when `taken` is sent.

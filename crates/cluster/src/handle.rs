@@ -3,28 +3,29 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use magpie_codec::{TopicFilter, TopicName};
 use magpie_router::FilterMap;
 use magpie_state::control::ControlState;
-use magpie_state::{ClientId, Epoch, NodeId, PartitionId, Record, StreamId};
+use magpie_state::{NodeId, PartitionId, Record, StreamId};
 use magpie_storage::{Log, Space};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fatal::FatalSwitch;
-use crate::groups::CONTROL;
+use crate::groups::{CONTROL, Groups};
 use crate::leaders::Leaders;
 use crate::link::{Links, Targets};
 use crate::membership::Membership;
 use crate::read_index::ReadIndexes;
 use crate::routes::Routes;
-use crate::stream::{Done, Stream};
+use crate::rpc::Channels;
+use crate::session::answer_with;
+use crate::stream::{Done, Records, Stream};
 use crate::tail::{Interest, TailParts};
 use crate::takeover::Takeover;
 use crate::{
-    Attach, Attached, Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareMember,
-    ShareTarget, StartError, Status, Submission, Submitted, Tail,
+    Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareMember, ShareTarget, StartError,
+    Status, Submission, Submitted, Tail,
 };
 
 /// Longest wait of a barrier for a tail.
@@ -50,6 +51,10 @@ pub(crate) struct Inner {
     pub(crate) fatal: FatalSwitch,
     pub(crate) log: Log,
     pub(crate) leaders: Leaders,
+    pub(crate) groups: Groups,
+    pub(crate) channels: Channels,
+    /// Bound on the wait for a commit, and for an answer of a partition.
+    pub(crate) publish_deadline: Duration,
     /// Without a confirmed control leader for so long, the table of routes may be out of date.
     pub(crate) quorum_lost_after: Duration,
     pub(crate) stop: CancellationToken,
@@ -213,6 +218,8 @@ impl Cluster {
         let Submission {
             records,
             count,
+            must_read,
+            client,
             done,
         } = submission;
         if self.inner.log.space() != Space::Ok {
@@ -222,16 +229,14 @@ impl Cluster {
             done(Submitted::NotProposed);
             return Ok(());
         }
-        let done = Box::new(move |outcome| {
-            done(match outcome {
-                Done::Taken { refused, .. } => Submitted::Committed { refused },
-                Done::NotProposed => Submitted::NotProposed,
-                Done::Unknown => Submitted::Unknown,
-            });
-        });
-        let stream = &self.parts().streams[usize::from(partition.0)];
-        stream
-            .submit(records, count, false, done)
+        let records = Records {
+            bytes: records,
+            count,
+            has_control: must_read,
+            client: Some(client),
+        };
+        self.stream(partition)
+            .submit(records, answer_with(done))
             .await
             .map_err(|_| Error::Stopping)
     }
@@ -452,31 +457,13 @@ impl Cluster {
             filter: filter.clone(),
             member: member.0,
         };
-        let mut bytes = bytes::BytesMut::new();
-        record.encode(&mut bytes);
-        let bytes = bytes.freeze();
         for partition in self.partitions_of(filter) {
-            let (cluster, bytes): (Self, Bytes) = (self.clone(), bytes.clone());
+            let (cluster, record) = (self.clone(), [record.clone()]);
             tokio::spawn(async move {
-                let stream = &cluster.parts().streams[usize::from(partition.0)];
                 // A leave that is lost is made up for when the node's life ends.
-                let _ = stream.submit(bytes, 1, true, Box::new(|_| ())).await;
+                let _ = cluster.stream(partition).commit(&record).await;
             });
         }
-    }
-
-    /// Makes a connection the client's only one, cluster-wide. A previous connection elsewhere has been closed, or can get nothing
-    /// acknowledged any more, when this returns.
-    ///
-    /// # Errors
-    /// [`Error::NotProposed`], [`Error::Unknown`] (close).
-    pub async fn attach(&self, attach: Attach) -> Result<Attached, Error> {
-        self.parts().takeover.attach(attach).await
-    }
-
-    /// The connection with `epoch` is gone. Queued, repeated until committed or the node stops.
-    pub fn detach(&self, client: ClientId, epoch: Epoch) {
-        self.parts().takeover.detach(client, epoch);
     }
 
     /// The partitions that hold topics which the filter can match.
@@ -491,7 +478,11 @@ impl Cluster {
         }
     }
 
-    fn parts(&self) -> &Formed {
+    pub(crate) fn stream(&self, partition: PartitionId) -> &Stream {
+        &self.parts().streams[usize::from(partition.0)]
+    }
+
+    pub(crate) fn parts(&self) -> &Formed {
         self.inner
             .formed
             .get()

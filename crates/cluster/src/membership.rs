@@ -10,6 +10,7 @@ mod follow;
 mod formation;
 mod forward;
 mod paced;
+mod partition_clock;
 mod partition_duties;
 mod peers;
 mod ping;

@@ -12,6 +12,12 @@ pub struct Submission {
     pub records: Bytes,
     /// How many.
     pub count: u32,
+    /// Whether one of them is a publish with the RETAIN flag or of QoS 2 with its [`Dedup`](magpie_state::Dedup): what the partition must
+    /// read when it applies it.
+    pub must_read: bool,
+    /// Whose. While the outcome of what a client was told [`Submitted::Unknown`] of is open, a newer connection of the client is kept from
+    /// acting beside it.
+    pub client: ClientId,
     /// Called once with the outcome.
     pub done: Box<dyn FnOnce(Submitted) + Send>,
 }
@@ -19,11 +25,12 @@ pub struct Submission {
 /// What became of a submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submitted {
-    /// All records are on disk at a majority of the partition. `refused` lists the ordinals (0-based) of records that the partition
-    /// did not take because the client has a newer connection.
+    /// All records are on disk at a majority of the partition, but for those that it did not take.
     Committed {
-        /// Usually empty.
+        /// Ordinals (0-based, ascending) of records that the partition refused, because the client has a newer connection. Usually empty.
         refused: Vec<u32>,
+        /// Ordinals of publishes that it had taken before: successes all the same. Usually empty.
+        repeated: Vec<u32>,
     },
     /// Provably never proposed: an error may be answered.
     NotProposed,

@@ -19,6 +19,7 @@ use crate::identity_file::IdentityFile;
 use crate::leaders::Leaders;
 use crate::link::{LinkService, Links};
 use crate::membership::{Membership, MembershipParts};
+use crate::outbox::{self, OutboxParts};
 use crate::proto;
 use crate::raft::Registry;
 use crate::read_index::{ReadIndexParts, ReadIndexes};
@@ -26,7 +27,7 @@ use crate::routes::Routes;
 use crate::rpc::{self, Channels, Directory, Guard, Identity, MESSAGE_BYTES_MAX, Secret};
 use crate::stream::{Choosers, PartitionService, Stream, StreamParts};
 use crate::tail::{Feeds, Interest, TailParts};
-use crate::takeover::Takeover;
+use crate::takeover::{Takeover, TakeoverParts};
 use crate::{Config, Event, Events, Fatal, StartError};
 
 /// Events that wait for the broker.
@@ -152,6 +153,9 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
             fatal,
             log: disk.log.clone(),
             leaders,
+            groups: parts.groups.clone(),
+            channels: parts.channels.clone(),
+            publish_deadline: config.publish_deadline,
             quorum_lost_after: config.quorum_lost_after,
             stop: stop.clone(),
             stopped: CancellationToken::new(),
@@ -212,6 +216,7 @@ impl Parts {
             groups: self.groups.clone(),
             choosers: self.choosers.clone(),
             feeds: self.feeds.clone(),
+            membership: self.membership.clone(),
             stop: self.stop.clone(),
         };
         let links = LinkService::new(
@@ -264,7 +269,6 @@ impl Parts {
             queue_bytes: self.config.queue_bytes,
             deadline: self.config.publish_deadline,
             ended,
-            overdue: Arc::default(),
             stop: self.stop.clone(),
         };
         let reads = ReadIndexParts {
@@ -284,15 +288,29 @@ impl Parts {
                 .map(|partition| ReadIndexes::start(partition, reads.clone()))
                 .collect(),
             tails: partitions().map(|partition| self.tail(partition)).collect(),
-            takeover: Takeover::new(
-                self.stream,
-                streams.clone(),
-                self.membership.clone(),
-                self.channels.clone(),
-                self.events.clone(),
-                self.stop.clone(),
-            ),
+            takeover: Takeover::new(TakeoverParts {
+                stream: self.stream,
+                streams: streams.clone(),
+                membership: self.membership.clone(),
+                groups: self.groups.clone(),
+                leaders: self.leaders.clone(),
+                channels: self.channels.clone(),
+                events: self.events.clone(),
+                deadline: self.config.publish_deadline,
+                stop: self.stop.clone(),
+            }),
             streams,
+        }
+    }
+
+    fn outbox(&self) -> OutboxParts {
+        OutboxParts {
+            node: self.stream.node,
+            groups: self.groups.clone(),
+            leaders: self.leaders.clone(),
+            channels: self.channels.clone(),
+            choosers: self.choosers.clone(),
+            stop: self.stop.clone(),
         }
     }
 
@@ -335,6 +353,7 @@ async fn run(
         if let Ok(known) = settings.wait_for(Option::is_some).await
             && let Some(known) = &*known
         {
+            tokio::spawn(outbox::run(parts.outbox()));
             // Set once, here.
             let _ = cluster.inner.formed.set(parts.form(known));
             cluster.inner.is_formed.send_replace(true);
@@ -426,15 +445,30 @@ struct Sessions {
     cluster: Cluster,
 }
 
+impl Sessions {
+    fn takeover(&self) -> Result<&Takeover, tonic::Status> {
+        let formed = self.cluster.inner.formed.get();
+        formed
+            .map(|formed| &formed.takeover)
+            .ok_or_else(|| tonic::Status::unavailable("the node is starting"))
+    }
+}
+
 #[tonic::async_trait]
 impl proto::sessions_server::Sessions for Sessions {
     async fn supersede(
         &self,
         request: tonic::Request<proto::SupersedeRequest>,
     ) -> Result<tonic::Response<proto::SupersedeReply>, tonic::Status> {
-        match self.cluster.inner.formed.get() {
-            Some(formed) => formed.takeover.supersede(request).await,
-            None => Err(tonic::Status::unavailable("the node is starting")),
-        }
+        let reply = self.takeover()?.supersede(request.into_inner()).await?;
+        Ok(tonic::Response::new(reply))
+    }
+
+    async fn load(
+        &self,
+        request: tonic::Request<proto::LoadRequest>,
+    ) -> Result<tonic::Response<proto::LoadReply>, tonic::Status> {
+        let reply = self.takeover()?.serve_load(request.into_inner()).await?;
+        Ok(tonic::Response::new(reply))
     }
 }

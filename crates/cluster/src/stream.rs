@@ -5,16 +5,16 @@
 //! leader; [`chooser`] picks members of share groups there.
 
 mod chooser;
+mod overdue;
 mod sender;
 mod service;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use magpie_state::partition::Attached;
-use magpie_state::{PartitionId, Record, StreamId};
+use magpie_state::{ClientId, PartitionId, Record, StreamId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,8 @@ use crate::groups::Groups;
 use crate::leaders::Leaders;
 use crate::rpc::Channels;
 
-pub(crate) use chooser::Choosers;
+pub(crate) use chooser::{Choosers, propose_append};
+use overdue::Overdue;
 pub(crate) use service::PartitionService;
 
 /// Submissions queued before the sender takes them over; more wait. Bytes are bounded apart.
@@ -41,6 +42,8 @@ pub(crate) enum Done {
     Taken {
         /// Publishes refused because their client has a newer connection.
         refused: Vec<u32>,
+        /// Publishes that were taken before.
+        repeated: Vec<u32>,
         /// Answers to attaches.
         attached: Vec<Attached>,
     },
@@ -53,11 +56,21 @@ pub(crate) enum Done {
 /// Called once with the outcome, from another task; must not block.
 pub(crate) type OnDone = Box<dyn FnOnce(Done) + Send>;
 
+/// Records on their way into a stream.
+pub(crate) struct Records {
+    /// Encoded, one after the other.
+    pub(crate) bytes: Bytes,
+    /// How many.
+    pub(crate) count: u32,
+    /// Whether one of them must be read when it is applied.
+    pub(crate) has_control: bool,
+    /// Whose messages they are: noted while they may still commit after their submitter was told that nothing is known.
+    pub(crate) client: Option<ClientId>,
+}
+
 /// Records that are to be committed together, in order.
 struct Item {
-    records: Bytes,
-    count: u32,
-    has_control: bool,
+    records: Records,
     queued: Instant,
     done: OnDone,
     _bytes: OwnedSemaphorePermit,
@@ -69,7 +82,7 @@ pub(crate) struct Stream {
     queue: mpsc::Sender<Item>,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
-    overdue: Arc<AtomicBool>,
+    overdue: Arc<Overdue>,
 }
 
 /// What a stream needs to know of its node.
@@ -85,8 +98,6 @@ pub(crate) struct StreamParts {
     pub(crate) queue_bytes: usize,
     /// Bound on the wait for a commit.
     pub(crate) deadline: Duration,
-    /// Whether a batch may still commit of which somebody was told that nothing is known; each stream has its own.
-    pub(crate) overdue: Arc<AtomicBool>,
     /// Told when a partition says that this life is over.
     pub(crate) ended: Arc<dyn Fn() + Send + Sync>,
     pub(crate) stop: CancellationToken,
@@ -98,12 +109,11 @@ pub(crate) struct Stopping;
 
 impl Stream {
     /// Starts the stream into `partition`.
-    pub(crate) fn start(partition: PartitionId, mut parts: StreamParts) -> Self {
-        let overdue = Arc::new(AtomicBool::new(false));
-        parts.overdue = Arc::clone(&overdue);
+    pub(crate) fn start(partition: PartitionId, parts: StreamParts) -> Self {
+        let overdue = Arc::new(Overdue::new());
         let (queue, queued) = mpsc::channel(QUEUED_MAX);
         let bytes_max = parts.queue_bytes;
-        tokio::spawn(sender::Sender::new(partition, parts, queued).run());
+        tokio::spawn(sender::Sender::new(partition, parts, queued, Arc::clone(&overdue)).run());
         Self {
             queue,
             bytes: Arc::new(Semaphore::new(bytes_max)),
@@ -112,30 +122,30 @@ impl Stream {
         }
     }
 
-    /// Whether something may still commit whose submitter was told that nothing is known of it.
-    pub(crate) fn is_overdue(&self) -> bool {
-        self.overdue.load(Ordering::Acquire)
+    /// Whether something of `client` may still commit whose submitter was told that nothing is known of it.
+    pub(crate) fn is_overdue(&self, client: &ClientId) -> bool {
+        self.overdue.has(client)
+    }
+
+    /// Resolves when that is not so.
+    pub(crate) async fn settled(&self, client: &ClientId) -> Result<(), Stopping> {
+        self.overdue.settled(client).await
     }
 
     /// Queues encoded records behind everything queued before; waits while too many bytes are queued or under way. If the future is
     /// dropped before it resolves, nothing was queued and `done` is not called.
-    pub(crate) async fn submit(
-        &self,
-        records: Bytes,
-        count: u32,
-        has_control: bool,
-        done: OnDone,
-    ) -> Result<(), Stopping> {
-        if records.len() > SUBMISSION_BYTES_MAX {
+    pub(crate) async fn submit(&self, records: Records, done: OnDone) -> Result<(), Stopping> {
+        let bytes = records.bytes.len();
+        if bytes > SUBMISSION_BYTES_MAX {
             // It would fit into no entry, and hold up what comes behind it.
             tracing::warn!(
-                bytes = records.len(),
+                bytes,
                 "records too long for an entry of the log are refused"
             );
             done(Done::NotProposed);
             return Ok(());
         }
-        let weight = (records.len() + SUBMISSION_BYTES_MIN).min(self.bytes_max);
+        let weight = (bytes + SUBMISSION_BYTES_MIN).min(self.bytes_max);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.bytes)
             .acquire_many_owned(weight)
@@ -143,8 +153,6 @@ impl Stream {
             .map_err(|_| Stopping)?;
         let item = Item {
             records,
-            count,
-            has_control,
             queued: Instant::now(),
             done,
             _bytes: permit,
@@ -154,13 +162,25 @@ impl Stream {
 
     /// [`submit`](Self::submit) of control records, waiting for the outcome.
     pub(crate) async fn commit(&self, records: &[Record]) -> Result<Done, Stopping> {
-        let mut bytes = BytesMut::new();
-        records.iter().for_each(|record| record.encode(&mut bytes));
-        let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let records = Records::control(records);
         let (answer, answered) = tokio::sync::oneshot::channel();
         // Whoever waits may be gone by then.
         let done = Box::new(move |done| drop(answer.send(done)));
-        self.submit(bytes.freeze(), count, true, done).await?;
+        self.submit(records, done).await?;
         Ok(answered.await.unwrap_or(Done::Unknown))
+    }
+}
+
+impl Records {
+    /// Records that must be read when they are applied.
+    pub(crate) fn control(records: &[Record]) -> Self {
+        let mut bytes = BytesMut::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        Self {
+            bytes: bytes.freeze(),
+            count: u32::try_from(records.len()).unwrap_or(u32::MAX),
+            has_control: true,
+            client: None,
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use magpie_codec::{Message, QoS, TopicFilter};
-use magpie_state::{ClientId, NodeId, PartitionId, StreamId};
+use magpie_state::{ClientId, NodeId, PartitionId, Position, StreamId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +81,8 @@ pub struct TailBatch {
 
 /// One message of the log.
 pub struct TailItem {
+    /// Where it is in the partition's log.
+    pub position: Position,
     /// Who published, for No Local.
     pub publisher: ClientId,
     /// QoS of the PUBLISH, 1 or 2.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use magpie_cluster::{
-    Attach, Cluster, Config, Direct, DirectOutcome, Event, Readiness, ShareMember, Submission,
-    Submitted,
+    Attach, Cluster, Config, Direct, DirectOutcome, Event, Handover, Readiness, ShareMember,
+    Submission, Submitted,
 };
 use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
 use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
@@ -23,7 +23,7 @@ struct Node {
     /// Payloads from all tails, with the share members chosen here.
     delivered: mpsc::Receiver<(String, Vec<u64>)>,
     direct: mpsc::Receiver<String>,
-    superseded: mpsc::Receiver<(ClientId, Epoch, oneshot::Sender<()>)>,
+    superseded: mpsc::Receiver<(ClientId, Epoch, oneshot::Sender<Option<Handover>>)>,
     _dir: tempfile::TempDir,
     /// Its own, so that a restart leaves nothing of the old life behind.
     runtime: Option<tokio::runtime::Runtime>,
@@ -194,6 +194,8 @@ async fn publish(node: &Node, topic: &str, payload: &str) -> Submitted {
     let submission = Submission {
         records: records.freeze(),
         count: 1,
+        must_read: false,
+        client: client("publisher"),
         done: Box::new(move |outcome| drop(done.send(outcome))),
     };
     let partition = node.cluster.partition_of(&message.topic);
@@ -207,6 +209,7 @@ async fn publish(node: &Node, topic: &str, payload: &str) -> Submitted {
 fn committed() -> Submitted {
     Submitted::Committed {
         refused: Vec::new(),
+        repeated: Vec::new(),
     }
 }
 
@@ -280,6 +283,7 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
         client: client("phone"),
         clean_start: true,
         session_expiry_s: 0,
+        will: None,
     };
     let first = nodes[0].cluster.attach(attach()).await.unwrap();
 
@@ -293,7 +297,7 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
             .unwrap();
         assert_eq!(who, client("phone"));
         assert!(epoch > first.epoch);
-        gone.send(()).unwrap();
+        gone.send(None).unwrap();
         let second = attaching.await.unwrap();
         assert_eq!(second.epoch, epoch);
         second
@@ -329,6 +333,8 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
         let submission = Submission {
             records: records.freeze(),
             count: 2,
+            must_read: false,
+            client: client("phone"),
             done,
         };
         nodes[1]
@@ -338,7 +344,10 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
             .unwrap();
         assert_eq!(
             outcome.await.unwrap(),
-            Submitted::Committed { refused: vec![0] }
+            Submitted::Committed {
+                refused: vec![0],
+                repeated: Vec::new(),
+            }
         );
     }
     for node in &nodes {

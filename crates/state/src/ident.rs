@@ -118,6 +118,12 @@ impl Epoch {
     pub const fn at(index: u64, ordinal: u32) -> Self {
         Self(index << 16 | (ordinal & 0xffff) as u64)
     }
+
+    /// Log index of the attach.
+    #[must_use]
+    pub const fn index(self) -> u64 {
+        self.0 >> 16
+    }
 }
 
 /// Place of a message in the log of its partition. The order is that of the log.

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Poll, ready};
 
+use magpie_cluster::Detach;
 use magpie_codec::Will;
 use magpie_session::CloseCause;
 use tokio::io::AsyncWriteExt;
@@ -40,7 +41,7 @@ impl Driver {
             Post::Watched { number, outcomes } => self.subscribing.watched(number, outcomes),
             Post::Attached { .. } => {
                 if let Some(client) = self.handle.client() {
-                    attach::undo(&self.node.cluster, client, &post);
+                    attach::undo(&self.node.cluster, client, post);
                 }
             }
             Post::Published { .. } | Post::Forwarded { .. } => {}
@@ -92,9 +93,16 @@ impl Driver {
             return;
         };
         poll_fn(|cx| self.handle.mailbox.poll_appended(cx)).await;
-        self.node.registry.leave(client, &self.handle);
         if let Some(epoch) = self.handle.epoch() {
-            self.node.cluster.detach(client.clone(), epoch);
+            self.node.cluster.detach(Detach {
+                client: client.clone(),
+                epoch,
+                // The will was published from here.
+                is_clean: true,
+                session_expiry_s: None,
+                last: None,
+            });
         }
+        self.node.registry.leave(client, &self.handle);
     }
 }

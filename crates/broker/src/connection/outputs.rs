@@ -128,7 +128,9 @@ impl Driver {
         let attach = Attach {
             client,
             clean_start: wanted.clean_start,
-            session_expiry_s: wanted.session_expiry_s,
+            // Sessions end with their connection as yet, and wills are published from here.
+            session_expiry_s: 0,
+            will: None,
         };
         let cluster = self.node.cluster.clone();
         task::spawn(attach::run(

@@ -1,4 +1,4 @@
-//! What the leader of a partition does beside taking batches: founds the group, keeps its members in step with the placement, hands
+//! What the leader of a partition does beside taking batches: founds the group, tells its state which partition it is, keeps its members in step with the placement, hands
 //! leadership to the preferred node, and ends streams whose life is over.
 
 use std::collections::BTreeSet;
@@ -82,6 +82,7 @@ impl Membership {
     }
 
     async fn lead_partition(&self, partition: PartitionId, group: &Partition, term: &mut Term) {
+        self.configure(partition, group).await;
         self.end_streams(group, term).await;
         let placed = self.state(|state| state.placement().get(&partition).cloned());
         let Some(placed) = placed.filter(|placed| !placed.is_empty()) else {
@@ -92,6 +93,21 @@ impl Membership {
         }
         self.hand_to_preferred(partition, group, &placed, term)
             .await;
+    }
+
+    /// Tells the state which partition it is, of how many, once.
+    async fn configure(&self, partition: PartitionId, group: &Partition) {
+        let is_configured = group.with_state(|state| state.configured().is_some());
+        let partitions = self.state(|state| state.settings().partitions);
+        if is_configured || partitions == 0 {
+            return;
+        }
+        let command = PartitionCommand::Configure {
+            partition,
+            partitions,
+        };
+        // Repeated until it is so; only the first one counts.
+        let _ = tokio::time::timeout(CHANGE_WITHIN, group.propose(command.encode())).await;
     }
 
     /// One step towards the members that the placement names; whether it is reached.

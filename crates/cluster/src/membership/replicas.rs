@@ -59,6 +59,7 @@ impl Membership {
         .map_err(|error| error.to_string())?;
         self.watch_failure(group.fatal());
         inner.groups.insert(partition, group.clone());
+        tokio::spawn(self.clone().keep_time(group.clone()));
         tokio::spawn(self.clone().tend(partition, group));
         tracing::debug!(%partition, "replica started");
         Ok(())

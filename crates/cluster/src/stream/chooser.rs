@@ -142,7 +142,7 @@ impl Chooser {
 }
 
 /// Proposes a batch of `stream` on the leader, with the choices for its share groups.
-pub(super) async fn propose_append(
+pub(crate) async fn propose_append(
     group: &RaftGroup<PartitionState>,
     chooser: &Mutex<Chooser>,
     stream: StreamId,

@@ -7,17 +7,18 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use magpie_state::partition::{AppendAnswer, Outcome, PartitionAnswer};
-use magpie_state::{NodeId, PartitionId};
+use magpie_state::{ClientId, NodeId, PartitionId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::Streaming;
 
 use super::chooser::propose_append;
+use super::overdue::Overdue;
 use super::{Done, Item, OnDone, StreamParts};
 use crate::groups::group_of;
 use crate::proto;
@@ -47,6 +48,7 @@ pub(super) struct Sender {
     /// Batches without an answer, oldest first, with consecutive numbers.
     unanswered: VecDeque<Batch>,
     next_seq: u64,
+    overdue: Arc<Overdue>,
 }
 
 struct Batch {
@@ -63,6 +65,8 @@ struct Member {
     first: u32,
     count: u32,
     queued: Instant,
+    /// Whose messages.
+    client: Option<ClientId>,
     /// `None` once its deadline passed and it was told that the outcome is unknown.
     done: Option<OnDone>,
     _bytes: tokio::sync::OwnedSemaphorePermit,
@@ -105,6 +109,7 @@ impl Sender {
         partition: PartitionId,
         parts: StreamParts,
         queued: mpsc::Receiver<Item>,
+        overdue: Arc<Overdue>,
     ) -> Self {
         Self {
             partition,
@@ -113,6 +118,7 @@ impl Sender {
             waiting: VecDeque::new(),
             unanswered: VecDeque::new(),
             next_seq: 1,
+            overdue,
         }
     }
 
@@ -253,8 +259,8 @@ impl Sender {
         let mut parts: Vec<Bytes> = Vec::new();
         let (mut bytes, mut count, mut has_control) = (0, 0u32, false);
         while let Some(item) = self.waiting.front() {
-            let full =
-                bytes + item.records.len() > BATCH_BYTES || count + item.count > BATCH_RECORDS;
+            let full = bytes + item.records.bytes.len() > BATCH_BYTES
+                || count + item.records.count > BATCH_RECORDS;
             if full && count > 0 {
                 break;
             }
@@ -263,23 +269,22 @@ impl Sender {
             };
             let Item {
                 records,
-                count: records_count,
-                has_control: control,
                 queued,
                 done,
                 _bytes,
             } = item;
-            bytes += records.len();
-            has_control |= control;
+            bytes += records.bytes.len();
+            has_control |= records.has_control;
             members.push(Member {
                 first: count,
-                count: records_count,
+                count: records.count,
                 queued,
+                client: records.client,
                 done: Some(done),
                 _bytes,
             });
-            count += records_count;
-            parts.push(records);
+            count += records.count;
+            parts.push(records.bytes);
         }
         if count == 0 {
             return false;
@@ -313,6 +318,7 @@ impl Sender {
             count: batch.count,
             has_control: batch.has_control,
             records: batch.records.clone(),
+            outbox_of: None,
         };
         match link {
             Link::There { batches, .. } => batches.send(message).await.is_ok(),
@@ -384,11 +390,8 @@ impl Sender {
             _ => return Ok(0),
         }
         if let Some(batch) = self.unanswered.pop_front() {
+            self.overdue.settle(&batch.given_up());
             batch.complete(&outcome);
-        }
-        if self.parts.overdue.load(Ordering::Acquire) {
-            let is_overdue = self.unanswered.iter().any(Batch::is_overdue);
-            self.parts.overdue.store(is_overdue, Ordering::Release);
         }
         Ok(1)
     }
@@ -406,21 +409,28 @@ impl Sender {
                 (item.done)(Done::NotProposed);
             }
         }
-        for batch in &mut self.unanswered {
-            for member in &mut batch.members {
-                if member.queued.elapsed() > deadline
-                    && let Some(done) = member.done.take()
-                {
-                    self.parts.overdue.store(true, Ordering::Release);
-                    done(Done::Unknown);
-                }
+        let mut given_up = Vec::new();
+        let members = self
+            .unanswered
+            .iter_mut()
+            .flat_map(|batch| &mut batch.members);
+        for member in members.filter(|member| member.queued.elapsed() > deadline) {
+            if let Some(done) = member.done.take() {
+                given_up.push((member.client.clone(), done));
             }
         }
+        // First noted, then told: who is told may ask at once.
+        let clients = given_up.iter().filter_map(|(client, _)| client.clone());
+        self.overdue.give_up(clients.collect());
+        given_up
+            .into_iter()
+            .for_each(|(_, done)| done(Done::Unknown));
     }
 
     /// The node stops: what is in no batch was not proposed.
     fn close(mut self) {
         self.queued.close();
+        self.overdue.close();
         while let Ok(item) = self.queued.try_recv() {
             self.waiting.push_back(item);
         }
@@ -460,9 +470,10 @@ impl Link {
 }
 
 impl Batch {
-    /// Whether somebody was told that nothing is known of it.
-    fn is_overdue(&self) -> bool {
-        self.members.iter().any(|member| member.done.is_none())
+    /// Clients that were told that nothing is known of it, once per submission.
+    fn given_up(&self) -> Vec<ClientId> {
+        let members = self.members.iter().filter(|member| member.done.is_none());
+        members.filter_map(|member| member.client.clone()).collect()
     }
 
     fn complete(self, outcome: &Outcome) {
@@ -471,16 +482,18 @@ impl Batch {
             if outcome.is_plain() {
                 done(Done::Taken {
                     refused: Vec::new(),
+                    repeated: Vec::new(),
                     attached: Vec::new(),
                 });
                 continue;
             }
             let mine = member.first..member.first + member.count;
-            let refused = outcome
-                .refused
-                .iter()
-                .filter(|ordinal| mine.contains(ordinal));
-            let refused = refused.map(|ordinal| ordinal - member.first).collect();
+            let of_mine = |ordinals: &[u32]| -> Vec<u32> {
+                let ordinals = ordinals.iter().filter(|ordinal| mine.contains(ordinal));
+                ordinals.map(|ordinal| ordinal - member.first).collect()
+            };
+            let refused = of_mine(&outcome.refused);
+            let repeated = of_mine(&outcome.repeated);
             let attached = outcome
                 .attached
                 .iter()
@@ -491,6 +504,7 @@ impl Batch {
             });
             done(Done::Taken {
                 refused,
+                repeated,
                 attached: attached.collect(),
             });
         }

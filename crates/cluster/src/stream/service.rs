@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use futures::Stream as FutureStream;
-use magpie_state::{PartitionId, StreamId};
+use magpie_state::{NodeId, PartitionId, StreamId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -11,8 +11,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::chooser::{Choosers, propose_append};
 use crate::groups::Groups;
+use crate::membership::Membership;
 use crate::proto;
 use crate::raft::ProposeError;
+use crate::retained;
 use crate::rpc::Peer;
 use crate::tail::Feeds;
 
@@ -25,6 +27,8 @@ pub(crate) struct PartitionService {
     pub(crate) groups: Groups,
     pub(crate) choosers: Choosers,
     pub(crate) feeds: Feeds,
+    /// Who may send a partition's outbox.
+    pub(crate) membership: Membership,
     pub(crate) stop: CancellationToken,
 }
 
@@ -70,6 +74,16 @@ impl proto::partitions_server::Partitions for PartitionService {
         }))
     }
 
+    async fn retained(
+        &self,
+        request: Request<proto::RetainedRequest>,
+    ) -> Result<Response<proto::RetainedReply>, Status> {
+        let request = request.into_inner();
+        let partition = partition_id(request.partition)?;
+        let reply = retained::serve(&self.groups, partition, request).await?;
+        Ok(Response::new(reply))
+    }
+
     async fn tail(
         &self,
         request: Request<Streaming<proto::TailRequest>>,
@@ -105,6 +119,18 @@ impl PartitionService {
         };
         let Ok(partition) = partition_id(hello.partition) else {
             return;
+        };
+        let stream = match hello.outbox_of {
+            None => stream,
+            Some(source) => match self.outbox_of(source, stream.node) {
+                Some(outbox) => outbox,
+                None => {
+                    let refusal =
+                        Status::permission_denied("the sender does not host that partition");
+                    let _ = answers.send(Err(refusal)).await;
+                    return;
+                }
+            },
         };
         let Some(group) = self.groups.partition(partition) else {
             let _ = answers.send(Err(not_here(partition))).await;
@@ -143,6 +169,18 @@ impl PartitionService {
             })
             .await;
         }
+    }
+}
+
+impl PartitionService {
+    /// The stream of a partition's outbox, if `sender` is one of those that may lead it.
+    fn outbox_of(&self, source: u32, sender: NodeId) -> Option<StreamId> {
+        let source = partition_id(source).ok()?;
+        let is_host = self.membership.state(|state| {
+            let replicas = state.placement().get(&source);
+            replicas.is_some_and(|replicas| replicas.contains(&sender))
+        });
+        is_host.then(|| StreamId::outbox(source))
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a log entry to messages.
 
 use magpie_state::partition::PartitionCommand;
-use magpie_state::{Record, StreamId};
+use magpie_state::{Position, Record, StreamId};
 
 use super::TailItem;
 use super::reader::{Entry, Refused};
@@ -27,7 +27,16 @@ pub(super) fn items(entry: &Entry, ours: StreamId) -> Vec<TailItem> {
         if entry.refused.contains(ordinal) || publish.retain_only {
             continue;
         }
+        let place = match &entry.ordinals {
+            None => Some(ordinal),
+            Some(ordinals) => ordinals.get(ordinal as usize).copied(),
+        };
+        let Some(place) = place else {
+            // Only a bug of the node that sent the entry leaves one out.
+            continue;
+        };
         items.push(TailItem {
+            position: Position::at(entry.index, place),
             publisher: publish.client,
             qos: publish.qos,
             retain: publish.retain,

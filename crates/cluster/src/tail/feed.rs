@@ -74,6 +74,7 @@ impl Observer<PartitionState> for Feed {
                 index,
                 command: command.clone(),
                 refused: Refused(outcome.passed_over()),
+                ordinals: None,
             };
             self.lock().push(entry);
         }

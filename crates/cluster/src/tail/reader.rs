@@ -19,6 +19,8 @@ pub(super) struct Entry {
     /// A command of the partition.
     pub(super) command: Bytes,
     pub(super) refused: Refused,
+    /// Of a command that was thinned out: the ordinals that its records had. `None`: it is whole.
+    pub(super) ordinals: Option<Vec<u32>>,
 }
 
 /// Ordinals of records to pass over.
@@ -107,6 +109,7 @@ impl Reader {
                     index,
                     command,
                     refused: Refused(refused),
+                    ordinals: None,
                 })
             });
             kept.collect()

@@ -91,7 +91,12 @@ impl RemoteTail {
                         self.interest.set_remote(self.partition, Some(ticket));
                     }
                     let entries = entries.into_iter();
-                    let entries = entries.map(|proto::TailEntry { index, command }| Entry { index, command, refused: Refused::default() });
+                    let entries = entries.map(|proto::TailEntry { index, command, ordinals }| Entry {
+                        index,
+                        command,
+                        refused: Refused::default(),
+                        ordinals: Some(ordinals),
+                    });
                     return Some(Chunk { entries: entries.collect(), upto, lost });
                 }
             }

@@ -140,7 +140,7 @@ impl Served {
             return None;
         };
         let mut records = BytesMut::new();
-        let (mut kept, mut choices) = (0, Vec::new());
+        let (mut kept, mut ordinals, mut choices) = (0, Vec::new(), Vec::new());
         for (ordinal, record) in (0..).zip(append.records()) {
             let Record::Publish(publish) = record else {
                 continue;
@@ -164,6 +164,7 @@ impl Served {
             if choices.len() > before || self.wants(&publish.message.topic) {
                 publish.encode(&mut records);
                 kept += 1;
+                ordinals.push(ordinal);
             }
         }
         let thinned = Append {
@@ -176,6 +177,7 @@ impl Served {
         (kept > 0).then(|| proto::TailEntry {
             index: entry.index,
             command: PartitionCommand::Append(thinned).encode(),
+            ordinals,
         })
     }
 

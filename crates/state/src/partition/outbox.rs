@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Changed, table};
+use super::{Changed, PartitionState, table};
 use crate::record::{is_publish, stamp};
 use crate::wire::{read_u16, read_u32, read_u64};
 use crate::{DecodeError, PartitionId, Record};
@@ -194,6 +194,30 @@ impl Outbox {
         };
         queue.batches.insert(seq, batch);
         Ok(())
+    }
+}
+
+impl PartitionState {
+    /// The partitions that batches of the outbox wait for.
+    #[must_use]
+    pub fn outbox_targets(&self) -> Vec<PartitionId> {
+        let queues = self.outbox.by_target.iter();
+        let waiting = queues.filter(|(_, queue)| !queue.batches.is_empty());
+        waiting.map(|(target, _)| *target).collect()
+    }
+
+    /// The first `limit` batches for `target`, by number.
+    #[must_use]
+    pub fn outbox_to(&self, target: PartitionId, limit: usize) -> Vec<OutboxBatch> {
+        let queue = self.outbox.by_target.get(&target);
+        let batches = queue.into_iter().flat_map(|queue| &queue.batches);
+        let batches = batches.map(|(seq, batch)| OutboxBatch {
+            target,
+            seq: *seq,
+            count: batch.count,
+            records: Bytes::copy_from_slice(&batch.records),
+        });
+        batches.take(limit).collect()
     }
 }
 
