@@ -111,7 +111,9 @@ impl Session {
     /// the PUBRECs.
     ///
     /// This is what the node may rely on: a QoS 2 delivery whose packet id is not bound in safety was never sent and
-    /// is left out, and one whose PUBREC is not stored yet counts as published.
+    /// is left out, and one whose PUBREC is not stored yet counts as published. While questions are open, what is
+    /// stored may be further than this: a binding that is stored and neither in here nor done is to be resumed, too,
+    /// after the others.
     pub fn inflight(&self) -> impl ExactSizeIterator<Item = Unacknowledged> {
         let mut entries = self.inflight.in_order();
         entries.retain(|entry| entry.step() != Step::Unbound);

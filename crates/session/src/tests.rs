@@ -5,6 +5,7 @@
 mod close;
 mod connect;
 mod deliver;
+mod handshake;
 mod publish;
 mod random;
 mod random_resume;

@@ -180,14 +180,19 @@ fn disconnect_cannot_raise_a_session_expiry_of_0() {
         session_expiry_interval_s: 10,
         ..ConnectProperties::default()
     };
-    let mut driver = Driver::connected_with(limits, connect_v5(asked));
-    assert_eq!(
-        driver
-            .packet(disconnect(ReasonCode::Success, Some(1000)))
-            .len(),
-        1
-    );
-    assert_eq!(driver.connection.into_session().unwrap().expiry_s(), 100);
+    for (said, expiry_s) in [(None, 10), (Some(10), 10), (Some(1000), 100), (Some(0), 0)] {
+        let mut driver = Driver::connected_with(limits.clone(), connect_v5(asked.clone()));
+        let reason = ReasonCode::DisconnectWithWill;
+        let close = Output::Close {
+            cause: CloseCause::ByClient(reason),
+            will_discarded: false,
+            session_expiry_s: expiry_s,
+            session_expiry_changed: expiry_s != 10,
+        };
+        assert_eq!(driver.packet(disconnect(reason, said)), [close]);
+        let session = driver.connection.into_session().unwrap();
+        assert_eq!(session.expiry_s(), expiry_s);
+    }
 }
 
 #[test]

@@ -138,6 +138,63 @@ fn connack_tells_what_is_granted() {
     assert_eq!(*connack_properties(&outputs), expected);
 }
 
+/// Section 3.2.2.3.2, [MQTT-3.1.2-4 v3.1.1] and [MQTT-3.1.2-7]
+#[test]
+fn the_session_is_kept_as_long_as_the_limit_allows() {
+    let asking = |session_expiry_interval_s| Connect {
+        clean_start: false,
+        will: Some(will(true)),
+        ..connect_v5(ConnectProperties {
+            session_expiry_interval_s,
+            ..ConnectProperties::default()
+        })
+    };
+    let lasting = Connect {
+        clean_start: false,
+        will: Some(will(true)),
+        ..connect(ProtocolVersion::V3_1_1)
+    };
+    let clean = Connect {
+        clean_start: true,
+        ..lasting.clone()
+    };
+    let cases = [
+        (100, asking(0), 0, None),
+        (100, asking(99), 99, None),
+        (100, asking(101), 100, Some(100)),
+        (100, asking(u32::MAX), 100, Some(100)),
+        (u32::MAX, asking(u32::MAX), u32::MAX, None),
+        (100, lasting.clone(), 100, None),
+        (u32::MAX, lasting, u32::MAX, None),
+        (100, clean, 0, None),
+    ];
+    for (session_expiry_s_max, connect, granted, told) in cases {
+        let limits = Limits {
+            session_expiry_s_max,
+            retain_available: true,
+            ..Limits::default()
+        };
+        let version = connect.version;
+        let mut driver = Driver::new(limits);
+        let ticket = ticket_of(&feed(&mut driver, connect));
+        let outputs = driver.answer(ticket, Answer::Authenticated(Ok(())));
+        let [Output::Attach { ticket, attach }] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!(attach.session_expiry_s, granted);
+        assert_eq!(attach.will, Some(will(true)));
+        let attached = Answer::Attached {
+            epoch: 7,
+            session: None,
+        };
+        let outputs = driver.answer(*ticket, attached);
+        if version == ProtocolVersion::V5 {
+            assert_eq!(connack_properties(&outputs).session_expiry_interval_s, told);
+        }
+        assert_eq!(driver.connection.session().unwrap().expiry_s(), granted);
+    }
+}
+
 /// [MQTT-3.1.3-6] and [MQTT-3.1.3-7]
 #[test]
 fn an_empty_client_id_gets_one_assigned() {

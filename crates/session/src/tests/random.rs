@@ -4,7 +4,8 @@
 //! |---|---|
 //! | no packet id is used for two deliveries at a time | `Watch::delivered` |
 //! | the window is never passed | `Watch::delivered` |
-//! | deliveries leave in the order in which they came | `Watch::delivered` |
+//! | deliveries of one QoS leave in the order in which they came | `Watch::see` |
+//! | a QoS 2 delivery of a durable session leaves after its answer, its PUBREL after the next | `Watch::see` |
 //! | each delivery is done at most once, and only a delivery that was made | `Watch::see` |
 //! | a PUBLISH is acknowledged at most once, after its answer, in order | `Watch::acknowledged` |
 //! | a QoS 2 message is passed on once until it is released | `Watch::see` |
@@ -108,13 +109,19 @@ struct Watch {
     open: Vec<(Ticket, Question)>,
     publishes: VecDeque<Waiting>,
     subscribes: VecDeque<Waiting>,
-    /// What was sent to the client and not acknowledged by it: QoS, and whether PUBREL was sent.
-    client: BTreeMap<u16, (QoS, bool)>,
+    /// What was sent to the client and not acknowledged by it.
+    client: BTreeMap<u16, (QoS, Sent)>,
+    /// QoS 2 deliveries that were not sent yet, by packet id, and whether they may be.
+    unbound: BTreeMap<u16, bool>,
+    /// PUBRECs that are safe.
+    stored: HashSet<u16>,
+    is_durable: bool,
     /// QoS 2 messages of the client that the node took and the client did not release.
     taken: HashSet<u16>,
     next_token: u64,
     tokens: HashSet<u64>,
-    last_payload: Option<u64>,
+    /// By QoS.
+    last_payload: [Option<u64>; 3],
     closed: bool,
 }
 
@@ -125,6 +132,17 @@ enum Question {
     Release,
     Subscribe(usize),
     Unsubscribe(usize),
+    Bind(u16),
+    Received(u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Sent {
+    Published,
+    /// The client answered PUBREC.
+    Received,
+    /// We answered PUBREL.
+    Released,
 }
 
 impl Watch {
@@ -141,11 +159,9 @@ impl Watch {
                         .unwrap()
                         .parse()
                         .unwrap();
-                    assert!(
-                        self.last_payload.is_none_or(|last| last < sequence),
-                        "out of order"
-                    );
-                    self.last_payload = Some(sequence);
+                    let last =
+                        self.last_payload[usize::from(u8::from(header.qos))].replace(sequence);
+                    assert!(last.is_none_or(|last| last < sequence), "out of order");
                     if let Some(id) = header.packet_id {
                         self.delivered(id.number(), header.qos);
                     }
@@ -181,6 +197,21 @@ impl Watch {
                     );
                 }
                 Output::Close { .. } => self.closed = true,
+                Output::Bind { packet_id, .. } => {
+                    let id = packet_id.number();
+                    assert!(
+                        self.is_durable && !self.client.contains_key(&id),
+                        "packet id {id} is in use"
+                    );
+                    assert_eq!(
+                        self.unbound.insert(id, false),
+                        None,
+                        "packet id {id} is in use"
+                    );
+                }
+                Output::Send(Packet::PubRel(ack)) if !ack.reason.is_error() => {
+                    self.released(ack.packet_id.number());
+                }
                 Output::Send(Packet::PubRel(_) | Packet::PubComp(_) | Packet::PingResp)
                 | Output::Note(_) => {}
                 Output::Send(Packet::Disconnect(_)) => {
@@ -188,6 +219,7 @@ impl Watch {
                 }
                 Output::Publish { .. }
                 | Output::Release { .. }
+                | Output::Received { .. }
                 | Output::Subscribe { .. }
                 | Output::Unsubscribe { .. } => {}
                 other => panic!("{other:?}"),
@@ -197,10 +229,31 @@ impl Watch {
 
     fn delivered(&mut self, id: u16, qos: QoS) {
         assert!(
-            self.client.insert(id, (qos, false)).is_none(),
+            self.client.insert(id, (qos, Sent::Published)).is_none(),
             "packet id {id} is in use"
         );
-        assert!(self.client.len() <= usize::from(WINDOW), "window passed");
+        if qos == QoS::ExactlyOnce && self.is_durable {
+            assert_eq!(
+                self.unbound.remove(&id),
+                Some(true),
+                "sent before the answer"
+            );
+        }
+        let under_way = self.client.len() + self.unbound.len();
+        assert!(under_way <= usize::from(WINDOW), "window passed");
+    }
+
+    fn released(&mut self, id: u16) {
+        let (_, sent) = self
+            .client
+            .get_mut(&id)
+            .expect("PUBREL of what was never sent");
+        if std::mem::replace(sent, Sent::Released) != Sent::Released {
+            assert!(
+                !self.is_durable || self.stored.remove(&id),
+                "PUBREL before the answer"
+            );
+        }
     }
 
     fn acknowledged(&mut self, id: u16) {
@@ -266,6 +319,8 @@ fn question_of(output: &Output) -> Question {
     match output {
         Output::Publish { packet_id, .. } => Question::Publish(packet_id.map(PacketId::number)),
         Output::Release { .. } => Question::Release,
+        Output::Bind { packet_id, .. } => Question::Bind(packet_id.number()),
+        Output::Received { packet_id, .. } => Question::Received(packet_id.number()),
         Output::Subscribe { subscriptions, .. } => Question::Subscribe(subscriptions.len()),
         Output::Unsubscribe { filters, .. } => Question::Unsubscribe(filters.len()),
         other => panic!("{other:?}"),
@@ -289,6 +344,8 @@ fn answer_of(question: Question, outcome: u8) -> Answer {
         Question::Publish(_) if outcome < 10 => Answer::Published(Err(ReasonCode::QuotaExceeded)),
         Question::Publish(_) => Answer::Published(Ok(ReasonCode::Success)),
         Question::Release => Answer::Released,
+        Question::Bind(_) => Answer::Bound,
+        Question::Received(_) => Answer::ReceivedStored,
         Question::Subscribe(count) => Answer::Subscribed(reasons(count, outcome)),
         Question::Unsubscribe(count) => Answer::Unsubscribed(reasons(count, outcome)),
     }
@@ -322,11 +379,12 @@ fn packet_of(step: &Step, watch: &mut Watch) -> Option<Packet> {
             }
             let id = *index.get(&ids);
             match watch.client[&id] {
-                (QoS::ExactlyOnce, false) => {
-                    watch.client.insert(id, (QoS::ExactlyOnce, true));
+                (QoS::ExactlyOnce, Sent::Published) => {
+                    watch.client.insert(id, (QoS::ExactlyOnce, Sent::Received));
                     Packet::PubRec(super::ack(id))
                 }
-                (QoS::ExactlyOnce, true) => {
+                (QoS::ExactlyOnce, Sent::Received) => return None,
+                (QoS::ExactlyOnce, Sent::Released) => {
                     watch.client.remove(&id);
                     Packet::PubComp(super::ack(id))
                 }
@@ -348,12 +406,15 @@ fn packet_of(step: &Step, watch: &mut Watch) -> Option<Packet> {
             );
             let (kind, state) = (*kind, watch.client.get(id).copied());
             match (kind, state) {
-                (1, Some((QoS::ExactlyOnce, _))) if !error => {
-                    watch.client.insert(*id, (QoS::ExactlyOnce, true));
+                (1, Some((QoS::ExactlyOnce, Sent::Published))) if !error => {
+                    watch.client.insert(*id, (QoS::ExactlyOnce, Sent::Received));
                 }
                 (0, Some((QoS::AtLeastOnce, _)))
-                | (1, Some((QoS::ExactlyOnce, _)))
-                | (2, Some((_, true))) => {
+                | (1, Some((QoS::ExactlyOnce, Sent::Published)))
+                | (2, Some((_, Sent::Released))) => {
+                    watch.client.remove(id);
+                }
+                (1, Some((QoS::ExactlyOnce, Sent::Released))) if error => {
                     watch.client.remove(id);
                 }
                 _ => {}
@@ -397,8 +458,17 @@ fn take(driver: &mut Driver, watch: &mut Watch, step: &Step) -> Vec<Output> {
         Step::Answer { which, outcome } if !watch.open.is_empty() => {
             let (ticket, question) = watch.open.swap_remove(which.index(watch.open.len()));
             watch.answer(ticket);
-            if let (Question::Publish(Some(id)), 10..) = (question, *outcome) {
-                watch.taken.insert(id);
+            match (question, *outcome) {
+                (Question::Publish(Some(id)), 10..) => {
+                    watch.taken.insert(id);
+                }
+                (Question::Bind(id), _) => {
+                    watch.unbound.insert(id, true);
+                }
+                (Question::Received(id), _) => {
+                    watch.stored.insert(id);
+                }
+                _ => {}
             }
             driver.answer(ticket, answer_of(question, *outcome))
         }
@@ -470,22 +540,24 @@ fn check(version: ProtocolVersion, durable: bool, steps: &[Step]) {
         publishes: VecDeque::new(),
         subscribes: VecDeque::new(),
         client: BTreeMap::new(),
+        unbound: BTreeMap::new(),
+        stored: HashSet::new(),
+        is_durable: durable,
         taken: HashSet::new(),
         next_token: 0,
         tokens: HashSet::new(),
-        last_payload: None,
+        last_payload: [None; 3],
         closed: false,
     };
     for step in steps {
         let outputs = take(&mut driver, &mut watch, step);
-        let outputs = driver.settle(outputs);
         watch.see(&outputs);
         assert_eq!(watch.closed, !driver.connection.is_connected());
         if watch.closed {
             continue;
         }
         let inflight_len = driver.connection.session().unwrap().inflight_len();
-        assert_eq!(inflight_len, watch.client.len());
+        assert_eq!(inflight_len, watch.client.len() + watch.unbound.len());
         assert_eq!(inflight_len, watch.tokens.len());
         assert!(watch.publishes.len() <= usize::from(RECEIVE_MAXIMUM) + 1);
         assert!(driver.connection.session().unwrap().subscriptions().len() <= 2);
