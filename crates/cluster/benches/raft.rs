@@ -24,6 +24,7 @@ struct Counter(u64);
 
 impl StateMachine for Counter {
     type Answer = u64;
+    type Carry = ();
 
     fn apply(&mut self, _: u64, _: &Bytes) -> u64 {
         self.0 += 1;

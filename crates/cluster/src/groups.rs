@@ -8,6 +8,7 @@ use magpie_state::control::ControlState;
 use magpie_state::partition::PartitionState;
 use tokio::sync::watch;
 
+use crate::index::PartitionIndex;
 use crate::raft::{GroupId, RaftGroup};
 
 /// The control group of every cluster.
@@ -27,8 +28,14 @@ pub(crate) struct Groups {
 #[derive(Default)]
 struct Inner {
     control: OnceLock<RaftGroup<ControlState>>,
-    partitions: RwLock<HashMap<PartitionId, RaftGroup<PartitionState>>>,
+    partitions: RwLock<HashMap<PartitionId, Replica>>,
     generation: watch::Sender<u64>,
+}
+
+/// A replica of a partition on this node.
+struct Replica {
+    group: RaftGroup<PartitionState>,
+    index: Arc<PartitionIndex>,
 }
 
 impl Groups {
@@ -44,7 +51,20 @@ impl Groups {
             .partitions
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        partitions.get(&partition).cloned()
+        partitions
+            .get(&partition)
+            .map(|replica| replica.group.clone())
+    }
+
+    /// The index of the waiting messages of a partition, if a replica of it runs here.
+    pub(crate) fn index(&self, partition: PartitionId) -> Option<Arc<PartitionIndex>> {
+        let partitions = self
+            .inner
+            .partitions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let replica = partitions.get(&partition)?;
+        (!replica.group.is_stopped()).then(|| Arc::clone(&replica.index))
     }
 
     /// Every replica that lives here.
@@ -56,7 +76,7 @@ impl Groups {
             .unwrap_or_else(PoisonError::into_inner);
         partitions
             .iter()
-            .map(|(partition, group)| (*partition, group.clone()))
+            .map(|(partition, replica)| (*partition, replica.group.clone()))
             .collect()
     }
 
@@ -76,12 +96,13 @@ impl Groups {
 
     /// A replica runs.
     pub(crate) fn insert(&self, partition: PartitionId, group: RaftGroup<PartitionState>) {
+        let index = PartitionIndex::start(group.clone());
         let mut partitions = self
             .inner
             .partitions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        partitions.insert(partition, group);
+        partitions.insert(partition, Replica { group, index });
         drop(partitions);
         self.inner
             .generation
@@ -100,6 +121,6 @@ impl Groups {
         self.inner
             .generation
             .send_modify(|generation| *generation += 1);
-        removed
+        removed.map(|replica| replica.group)
     }
 }

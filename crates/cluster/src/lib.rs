@@ -7,9 +7,11 @@
 mod config;
 mod event;
 mod fatal;
+mod fetch;
 mod groups;
 mod handle;
 mod identity_file;
+mod index;
 mod leaders;
 mod link;
 mod membership;
@@ -31,6 +33,7 @@ mod takeover;
 
 pub use config::{Config, ConfigError};
 pub use event::{Event, Events};
+pub use fetch::{Fetch, Fetched};
 pub use handle::{Cluster, Error, Readiness};
 pub use publish::{Direct, DirectOutcome, ShareTarget, Submission, Submitted};
 pub use retained::RetainedPage;

@@ -19,6 +19,7 @@ mod read_log;
 mod retention;
 mod service;
 mod snapshot;
+mod stored;
 mod transport;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use proposal::ProposeError;
 pub use read_index::ReadError;
 pub use read_log::LogRange;
 pub use service::Registry;
+pub use stored::{Stored, StoredRow};
 
 #[cfg(test)]
 mod tests;

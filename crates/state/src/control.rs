@@ -140,6 +140,7 @@ impl ControlState {
 
 impl StateMachine for ControlState {
     type Answer = ControlAnswer;
+    type Carry = ();
 
     fn apply(&mut self, _index: u64, command: &Bytes) -> ControlAnswer {
         match ControlCommand::decode(command) {

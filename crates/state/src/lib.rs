@@ -15,7 +15,7 @@ mod wire;
 pub use ident::{
     ClientId, ClusterId, Epoch, Incarnation, NodeId, PartitionId, Position, StreamId, partition_of,
 };
-pub use machine::{Row, RowValue, StateMachine};
+pub use machine::{Carry, Row, RowValue, StateMachine};
 pub use record::{
     Binding, Cursor, Dedup, Inflight, Laggard, Publish, PublishHead, RECORDS_PER_BATCH_MAX, Record,
     SessionProgress, Stage, StoredSubscription, StoredWill, encode_publish,

@@ -18,6 +18,7 @@ mod share_groups;
 mod skipped;
 mod stored_session;
 mod streams;
+mod waiting;
 
 use std::collections::HashSet;
 
@@ -33,6 +34,7 @@ pub use share_groups::ShareMemberId;
 pub use skipped::Skip;
 pub use stored_session::{SessionSummary, StoredSession};
 pub use streams::ANSWERS_KEPT;
+pub use waiting::{Carried, Waiting, waiting};
 
 use crate::wire::read_u8;
 use magpie_codec::{TopicFilter, TopicName};
@@ -207,6 +209,7 @@ impl PartitionState {
 
 impl StateMachine for PartitionState {
     type Answer = PartitionAnswer;
+    type Carry = Carried;
 
     fn apply(&mut self, index: u64, command: &Bytes) -> PartitionAnswer {
         let changed = &mut self.changed;
@@ -237,7 +240,16 @@ impl StateMachine for PartitionState {
         PartitionAnswer::Done
     }
 
+    fn purge_bound(&self) -> u64 {
+        self.kept.trimmed()
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.kept.wants_copies()
+    }
+
     fn take_changed(&mut self) -> Vec<Row> {
+        self.kept.copied();
         let keys = std::mem::take(&mut self.changed);
         keys.into_iter()
             .map(|key| Row {

@@ -22,7 +22,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use magpie_state::{Row, RowValue};
+use magpie_state::{Position, Row, RowValue};
 use magpie_storage::{Batch, GroupId, KeyValue, Tree};
 use prost::Message as _;
 
@@ -39,6 +39,9 @@ const REDO_END: u8 = b'e';
 const PART_BYTES: usize = 60 << 10;
 /// A batch holds at most this many bytes of values.
 const BATCH_BYTES: usize = 2 << 20;
+
+/// Reads a record back from the log, for a row that is a copy of it; `None` if there is no such record.
+pub(super) type ReadBack<'a> = &'a mut dyn FnMut(Position) -> io::Result<Option<Bytes>>;
 
 /// The checkpoint of one group. All methods block.
 pub(super) struct Checkpoint {
@@ -90,28 +93,30 @@ impl Checkpoint {
         &self.meta
     }
 
-    /// Adds the rows changed since the last checkpoint. On an error, what the disk holds is the checkpoint before or this one; the
-    /// group must stop, since the changes cannot be told again.
-    pub(super) fn write(&mut self, rows: Vec<Row>, meta: SnapshotMeta) -> io::Result<()> {
-        if rows
-            .iter()
-            .any(|row| matches!(row.value, Some(RowValue::Logged { .. })))
-        {
-            return Err(io::Error::other("a row's value is still in the log"));
-        }
-        let bytes: usize = rows.iter().map(row_bytes).sum();
-        // Parts and deletions of former parts count as keys, too.
-        let keys: usize = rows.iter().map(|row| 1 + self.keys_beside(row)).sum();
-        if keys < Batch::KEYS_MAX && bytes <= BATCH_BYTES {
+    /// Adds the rows changed since the last checkpoint. Values that are in the log are read one by one, and twice if they are many: they
+    /// are never all in memory. On an error, what the disk holds is the checkpoint before or this one; the group must stop, since the
+    /// changes cannot be told again.
+    pub(super) fn write(
+        &mut self,
+        rows: Vec<Row>,
+        meta: SnapshotMeta,
+        read_back: ReadBack<'_>,
+    ) -> io::Result<()> {
+        if let Some(changes) = self.small(&rows, read_back)? {
             let mut batch = Batch::default();
-            for row in rows {
-                self.put(&mut batch, row);
+            for change in changes {
+                self.put(&mut batch, change);
             }
             batch.put(vec![META], encode_meta(&meta));
             self.apply(batch)?;
         } else {
-            self.write_redo(&rows, &meta)?;
-            self.put_in_place(rows, &meta)?;
+            self.write_redo(&rows, &meta, read_back)?;
+            let mut placing = Placing::default();
+            for row in rows {
+                let value = value_of(row.value, read_back)?;
+                self.place(&mut placing, (row.key, value))?;
+            }
+            self.finish_placing(placing, &meta)?;
         }
         self.flush()?;
         self.meta = meta;
@@ -124,23 +129,14 @@ impl Checkpoint {
         after: Option<&[u8]>,
         bytes_max: usize,
     ) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
-        let mut from = vec![ROW];
-        if let Some(after) = after {
-            from.extend_from_slice(after);
-            // The first key that is greater.
-            from.push(0);
+        self.rows().after(&[], after, bytes_max)
+    }
+
+    /// The rows, for who does not hold the checkpoint still.
+    pub(super) fn rows(&self) -> Rows {
+        Rows {
+            tree: Arc::clone(&self.tree),
         }
-        let mut rows = Vec::new();
-        let mut bytes = 0;
-        let visited = self.tree.scan_prefix(&[ROW], &from, &mut |key, value| {
-            bytes += key.len() + value.len();
-            rows.push((key[1..].to_vec(), Bytes::copy_from_slice(value)));
-            bytes < bytes_max
-        });
-        visited.map_err(io::Error::other)?;
-        rows.into_iter()
-            .map(|(key, value)| self.whole(&key, value).map(|value| (key, value)))
-            .collect()
     }
 
     /// Begins a snapshot in the other slot.
@@ -199,57 +195,69 @@ impl Checkpoint {
         visited.map_err(io::Error::other)
     }
 
-    /// Keys that a row takes or frees beside its own.
-    fn keys_beside(&self, row: &Row) -> usize {
-        let new = row
-            .value
-            .as_ref()
-            .map_or(0, |value| bytes_of(value).len() / PART_BYTES + 1);
-        self.parts.get(&row.key).map_or(0, |old| *old as usize) + new
+    /// The changes with their values, if they fit into one batch.
+    fn small(&self, rows: &[Row], read_back: ReadBack<'_>) -> io::Result<Option<Vec<Change>>> {
+        if rows.len() >= Batch::KEYS_MAX {
+            return Ok(None);
+        }
+        let (mut keys, mut bytes) = (0, 0);
+        let mut changes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let change = (row.key.clone(), value_of(row.value.clone(), read_back)?);
+            // Parts and deletions of former parts count as keys, too.
+            keys += 1 + self.keys_beside(&change);
+            bytes += change_bytes(&change);
+            if keys >= Batch::KEYS_MAX || bytes > BATCH_BYTES {
+                return Ok(None);
+            }
+            changes.push(change);
+        }
+        Ok(Some(changes))
     }
 
-    fn put(&mut self, batch: &mut Batch, row: Row) {
-        let old = self.parts.remove(&row.key).unwrap_or(0);
+    /// Keys that a change takes or frees beside its own.
+    fn keys_beside(&self, (key, value): &Change) -> usize {
+        let new = value
+            .as_ref()
+            .map_or(0, |value| value.len() / PART_BYTES + 1);
+        self.parts.get(key).map_or(0, |old| *old as usize) + new
+    }
+
+    fn put(&mut self, batch: &mut Batch, (key, value): Change) {
+        let old = self.parts.remove(&key).unwrap_or(0);
         let mut new = 0;
-        match row.value.as_ref().map(bytes_of) {
-            None => batch.delete(prefixed(ROW, &row.key)),
+        match value {
+            None => batch.delete(prefixed(ROW, &key)),
             Some(value) if value.len() <= PART_BYTES => {
                 let mut whole = Vec::with_capacity(value.len() + 1);
                 whole.push(0);
-                whole.extend_from_slice(value);
-                batch.put(prefixed(ROW, &row.key), whole);
+                whole.extend_from_slice(&value);
+                batch.put(prefixed(ROW, &key), whole);
             }
             Some(value) => {
                 for part in value.chunks(PART_BYTES) {
-                    batch.put(part_key(&row.key, new), part.to_vec());
+                    batch.put(part_key(&key, new), part.to_vec());
                     new += 1;
                 }
                 let mut head = vec![1];
                 head.put_u32_le(new);
-                batch.put(prefixed(ROW, &row.key), head);
+                batch.put(prefixed(ROW, &key), head);
             }
         }
         for part in new..old {
-            batch.delete(part_key(&row.key, part));
+            batch.delete(part_key(&key, part));
         }
         if new > 0 {
-            self.parts.insert(row.key, new);
+            self.parts.insert(key, new);
         }
     }
 
-    fn whole(&self, key: &[u8], value: Bytes) -> io::Result<Bytes> {
-        let Some(count) = part_count(&value) else {
-            return Ok(value.slice(1.min(value.len())..));
-        };
-        let mut whole = BytesMut::new();
-        for part in 0..count {
-            let part = self.get(&part_key(key, part))?;
-            whole.put(part.ok_or_else(|| io::Error::other("a part of a row is missing"))?);
-        }
-        Ok(whole.freeze())
-    }
-
-    fn write_redo(&self, rows: &[Row], meta: &SnapshotMeta) -> io::Result<()> {
+    fn write_redo(
+        &self,
+        rows: &[Row],
+        meta: &SnapshotMeta,
+        read_back: ReadBack<'_>,
+    ) -> io::Result<()> {
         let mut pieces = 0u32;
         let mut batch = Batch::default();
         let mut buffer = BytesMut::new();
@@ -262,7 +270,13 @@ impl Checkpoint {
             Ok(())
         };
         for row in rows {
-            encode_change(row, &mut buffer);
+            match &row.value {
+                Some(RowValue::Bytes(value)) => encode_change(&row.key, Some(value), &mut buffer),
+                other => {
+                    let value = value_of(other.clone(), read_back)?;
+                    encode_change(&row.key, value.as_deref(), &mut buffer);
+                }
+            }
             while buffer.len() >= PART_BYTES {
                 emit(buffer.split_to(PART_BYTES).freeze(), &mut batch)?;
             }
@@ -279,31 +293,27 @@ impl Checkpoint {
         self.flush()
     }
 
-    fn put_in_place(&mut self, rows: Vec<Row>, meta: &SnapshotMeta) -> io::Result<()> {
-        self.put_all(rows)?;
+    /// Puts a row into place, by as many batches as all of them take.
+    fn place(&mut self, placing: &mut Placing, change: Change) -> io::Result<()> {
+        let more = change_bytes(&change);
+        let keys = 1 + self.keys_beside(&change);
+        if placing.batch.len() + keys > Batch::KEYS_MAX || placing.bytes + more > BATCH_BYTES {
+            self.apply(std::mem::take(&mut placing.batch))?;
+            placing.bytes = 0;
+        }
+        placing.bytes += more;
+        self.put(&mut placing.batch, change);
+        Ok(())
+    }
+
+    fn finish_placing(&self, placing: Placing, meta: &SnapshotMeta) -> io::Result<()> {
+        self.apply(placing.batch)?;
         let mut batch = Batch::default();
         batch.put(vec![META], encode_meta(meta));
         batch.delete(vec![REDO_END]);
         self.apply(batch)?;
         // Left-over pieces without their end mean nothing.
         self.remove_pieces()
-    }
-
-    /// Puts rows by as many batches as it takes.
-    fn put_all(&mut self, rows: Vec<Row>) -> io::Result<()> {
-        let mut batch = Batch::default();
-        let mut bytes = 0;
-        for row in rows {
-            let more = row_bytes(&row);
-            let keys = 1 + self.keys_beside(&row);
-            if batch.len() + keys > Batch::KEYS_MAX || bytes + more > BATCH_BYTES {
-                self.apply(std::mem::take(&mut batch))?;
-                bytes = 0;
-            }
-            bytes += more;
-            self.put(&mut batch, row);
-        }
-        self.apply(batch)
     }
 
     fn recover(&mut self) -> io::Result<()> {
@@ -316,20 +326,19 @@ impl Checkpoint {
         let pieces = end.get_u32_le();
         let meta = decode_meta(end)?;
         let mut buffer = BytesMut::new();
+        let mut placing = Placing::default();
         for piece in 0..pieces {
             let piece = self.get(&numbered(REDO, piece))?;
             buffer
                 .put(piece.ok_or_else(|| io::Error::other("a piece of a redo record is missing"))?);
+            while let Some(change) = take_change(&mut buffer) {
+                self.place(&mut placing, change)?;
+            }
         }
-        let mut buffer = buffer.freeze();
-        let mut rows = Vec::new();
-        while buffer.has_remaining() {
-            rows.push(
-                decode_change(&mut buffer)
-                    .ok_or_else(|| io::Error::other("a redo record cannot be read"))?,
-            );
+        if !buffer.is_empty() {
+            return Err(io::Error::other("a redo record cannot be read"));
         }
-        self.put_in_place(rows, &meta)?;
+        self.finish_placing(placing, &meta)?;
         self.flush()?;
         self.meta = meta;
         Ok(())
@@ -352,13 +361,87 @@ impl Checkpoint {
     }
 }
 
+/// Changes on their way into place.
+#[derive(Default)]
+struct Placing {
+    batch: Batch,
+    bytes: usize,
+}
+
+/// A changed row with its value; `None`: the row is gone.
+type Change = (Vec<u8>, Option<Bytes>);
+
+/// Rows of a checkpoint, read while it may be written: each row whole, of one time or another.
+#[derive(Clone)]
+pub(super) struct Rows {
+    tree: Arc<dyn Tree>,
+}
+
+impl Rows {
+    /// One row's value.
+    pub(super) fn row(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let value = self
+            .tree
+            .get(&prefixed(ROW, key))
+            .map_err(io::Error::other)?;
+        value.map(|value| self.whole(key, value)).transpose()
+    }
+
+    /// The rows whose key begins with `prefix`, after the key `after`: about `bytes_max` bytes of them, at least one if there is one.
+    pub(super) fn after(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        bytes_max: usize,
+    ) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
+        let prefix = prefixed(ROW, prefix);
+        let mut from = prefix.clone();
+        if let Some(after) = after {
+            from = prefixed(ROW, after);
+            // The first key that is greater.
+            from.push(0);
+        }
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        let visited = self.tree.scan_prefix(&prefix, &from, &mut |key, value| {
+            let parts = part_count(value).map_or(0, |parts| parts as usize * PART_BYTES);
+            bytes += key.len() + value.len() + parts;
+            rows.push((key[1..].to_vec(), Bytes::copy_from_slice(value)));
+            bytes < bytes_max
+        });
+        visited.map_err(io::Error::other)?;
+        rows.into_iter()
+            .map(|(key, value)| self.whole(&key, value).map(|value| (key, value)))
+            .collect()
+    }
+
+    fn whole(&self, key: &[u8], value: Bytes) -> io::Result<Bytes> {
+        let Some(count) = part_count(&value) else {
+            return Ok(value.slice(1.min(value.len())..));
+        };
+        let mut whole = BytesMut::new();
+        for part in 0..count {
+            let part = self
+                .tree
+                .get(&part_key(key, part))
+                .map_err(io::Error::other)?;
+            whole.put(part.ok_or_else(|| io::Error::other("a part of a row is missing"))?);
+        }
+        Ok(whole.freeze())
+    }
+}
+
 /// A snapshot that is being received, in the slot that does not count.
 pub(super) struct Staging(Checkpoint);
 
 impl Staging {
     /// Adds rows. Keys do not repeat.
-    pub(super) fn put(&mut self, rows: Vec<Row>) -> io::Result<()> {
-        self.0.put_all(rows)
+    pub(super) fn put(&mut self, rows: Vec<(Vec<u8>, Bytes)>) -> io::Result<()> {
+        let mut placing = Placing::default();
+        for (key, value) in rows {
+            self.0.place(&mut placing, (key, Some(value)))?;
+        }
+        self.0.apply(placing.batch)
     }
 
     /// All rows are there: what they are the state of.
@@ -421,14 +504,15 @@ fn part_count(value: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(count.try_into().ok()?))
 }
 
-fn row_bytes(row: &Row) -> usize {
-    row.key.len() + row.value.as_ref().map_or(0, |value| bytes_of(value).len())
+fn change_bytes((key, value): &Change) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len)
 }
 
-fn bytes_of(value: &RowValue) -> &[u8] {
+fn value_of(value: Option<RowValue>, read_back: ReadBack<'_>) -> io::Result<Option<Bytes>> {
     match value {
-        RowValue::Bytes(bytes) => bytes,
-        RowValue::Logged { .. } => unreachable!("such rows are refused before they are written"),
+        None => Ok(None),
+        Some(RowValue::Bytes(value)) => Ok(Some(value.into())),
+        Some(RowValue::Logged { position }) => read_back(position),
     }
 }
 
@@ -441,11 +525,11 @@ fn decode_meta(bytes: Bytes) -> io::Result<SnapshotMeta> {
     wire::to_snapshot_meta(meta).ok_or_else(|| io::Error::other("a checkpoint cannot be read"))
 }
 
-fn encode_change(row: &Row, buffer: &mut BytesMut) {
+fn encode_change(key: &[u8], value: Option<&[u8]>, buffer: &mut BytesMut) {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("rows are far below 4 GiB");
-    buffer.put_u32_le(length(&row.key));
-    buffer.put(&row.key[..]);
-    match row.value.as_ref().map(bytes_of) {
+    buffer.put_u32_le(length(key));
+    buffer.put(key);
+    match value {
         None => buffer.put_u8(0),
         Some(value) => {
             buffer.put_u8(1);
@@ -455,17 +539,24 @@ fn encode_change(row: &Row, buffer: &mut BytesMut) {
     }
 }
 
-fn decode_change(buffer: &mut Bytes) -> Option<Row> {
-    let take = |buffer: &mut Bytes| {
-        let length = buffer.try_get_u32_le().ok()? as usize;
-        (length <= buffer.len()).then(|| buffer.split_to(length).to_vec())
-    };
-    let key = take(buffer)?;
-    let value = match buffer.try_get_u8().ok()? {
+/// Takes a change off the front; `None` while it is not whole.
+fn take_change(buffer: &mut BytesMut) -> Option<Change> {
+    let mut rest = &buffer[..];
+    let key_bytes = rest.try_get_u32_le().ok()? as usize;
+    rest = rest.get(key_bytes..)?;
+    let value_bytes = match rest.try_get_u8().ok()? {
         0 => None,
-        _ => Some(RowValue::Bytes(take(buffer)?)),
+        _ => Some(rest.try_get_u32_le().ok()? as usize),
     };
-    Some(Row { key, value })
+    rest.get(..value_bytes.unwrap_or(0))?;
+    buffer.advance(4);
+    let key = buffer.split_to(key_bytes).to_vec();
+    buffer.advance(1);
+    let value = value_bytes.map(|bytes| {
+        buffer.advance(4);
+        Bytes::copy_from_slice(&buffer.split_to(bytes))
+    });
+    Some((key, value))
 }
 
 /// A group's checkpoint, shared between its driver and those who send snapshots of it. Readers hold it still.

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use magpie_state::{Row, RowValue, StateMachine};
+use magpie_state::{Position, Row, RowValue, StateMachine};
 use magpie_storage::{GroupId, KeyValue};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, alias};
 use tokio::sync::watch;
 
-use super::checkpoint::{self, Checkpoint, Latest, Staging};
+use super::checkpoint::{self, Checkpoint, Latest, Rows, Staging};
 use super::entry::{LogId, Reply, SnapshotMeta, StoredMembership, Types};
+use super::log_store::LogStore;
 use super::snapshot::SnapshotBody;
+use super::stored::ReadBack;
 
 pub(super) type Raft<M> = openraft::Raft<Types, Driver<M>>;
 
@@ -61,6 +63,13 @@ impl<M: StateMachine> Clone for Driver<M> {
 pub(super) struct Shared<M: StateMachine> {
     state: RwLock<State<M>>,
     applied: watch::Sender<u64>,
+    store: LogStore,
+    /// The rows of the checkpoint, also while it is written or sent.
+    rows: RwLock<Rows>,
+    /// Index up to which the log may be purged, as the last durable checkpoint says.
+    purge_bound: AtomicU64,
+    /// Snapshots that took the state's place.
+    installs: AtomicU64,
     observer: Arc<dyn Observer<M>>,
     pub(super) checkpoint: checkpoint::Shared,
     pub(super) latest: Latest,
@@ -91,18 +100,23 @@ impl<M> State<M> {
 impl<M: StateMachine> Driver<M> {
     /// Loads the last checkpoint. Blocks.
     pub(super) fn open(
-        store: Arc<dyn KeyValue>,
+        key_value: Arc<dyn KeyValue>,
         group: GroupId,
+        store: LogStore,
         observer: Arc<dyn Observer<M>>,
     ) -> io::Result<Self> {
-        let checkpoint = Checkpoint::open(store, group)?;
+        let checkpoint = Checkpoint::open(key_value, group)?;
         let meta = checkpoint.meta().clone();
-        let machine = load(|after| checkpoint.rows_after(after, LOAD_BYTES))?;
+        let machine: M = load(|after| checkpoint.rows_after(after, LOAD_BYTES))?;
         let applied = meta.last_log_id.map_or(0, |last| last.index);
         let latest = Latest::default();
         latest.set(meta.clone());
         Ok(Self {
             shared: Arc::new(Shared {
+                store,
+                rows: RwLock::new(checkpoint.rows()),
+                purge_bound: AtomicU64::new(machine.purge_bound()),
+                installs: AtomicU64::new(0),
                 state: RwLock::new(State {
                     machine,
                     last: meta.last_log_id,
@@ -142,11 +156,7 @@ impl<M: StateMachine> Driver<M> {
                     break;
                 };
                 after = Some(last.clone());
-                let rows = rows.into_iter().map(|(key, value)| Row {
-                    key,
-                    value: Some(RowValue::Bytes(value.to_vec())),
-                });
-                staging.put(rows.collect())?;
+                staging.put(rows)?;
             }
             staging.finish(from.meta().clone())?;
             Ok((staging, receiving))
@@ -165,6 +175,31 @@ impl<M: StateMachine> Shared<M> {
 
     pub(super) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    pub(super) fn store(&self) -> &LogStore {
+        &self.store
+    }
+
+    /// The rows of the last checkpoint.
+    pub(super) fn rows(&self) -> Rows {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        rows.clone()
+    }
+
+    /// Index up to which the log may be purged: what is behind it is needed to restore the state.
+    pub(super) fn purge_bound(&self) -> u64 {
+        self.purge_bound.load(Ordering::Acquire)
+    }
+
+    /// How many snapshots took the place of what was here, since the start.
+    pub(super) fn installs(&self) -> u64 {
+        self.installs.load(Ordering::Acquire)
+    }
+
+    /// Whether the state waits for rows to be copied out of the log.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        self.with_state(M::wants_checkpoint)
     }
 
     /// Bytes of commands applied since the last checkpoint, and whether anything was.
@@ -195,17 +230,27 @@ impl<M: StateMachine> Shared<M> {
 
     async fn write_checkpoint(&self) -> io::Result<SnapshotMeta> {
         let mut checkpoint = Arc::clone(&self.checkpoint).write_owned().await;
-        let (rows, meta) = {
+        let (mut rows, meta, purge_bound) = {
             let mut state = self.write();
             let bytes = self.applied_bytes.load(Ordering::Relaxed);
             self.checkpointed_bytes.store(bytes, Ordering::Relaxed);
-            (state.machine.take_changed(), state.meta())
+            let rows = state.machine.take_changed();
+            (rows, state.meta(), state.machine.purge_bound())
         };
+        let store = self.store.clone();
         let meta = tokio::task::spawn_blocking(move || {
-            checkpoint.write(rows, meta.clone()).map(|()| meta)
+            // What is copied lies in the log in the order of the keys.
+            rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            let mut log = ReadBack::<M>::new(store);
+            let mut read_back = |position: Position| log.record(position);
+            checkpoint
+                .write(rows, meta.clone(), &mut read_back)
+                .map(|()| meta)
         })
         .await
         .map_err(io::Error::other)??;
+        // Only now: what the log loses from here on, the disk has.
+        self.purge_bound.store(purge_bound, Ordering::Release);
         self.latest.set(meta.clone());
         Ok(meta)
     }
@@ -295,23 +340,30 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
             SnapshotBody::Checkpoint(other) => Box::new(self.copy(other).await?),
         };
         let mut checkpoint = Arc::clone(&self.shared.checkpoint).write_owned().await;
-        let (machine, meta) = tokio::task::spawn_blocking(move || {
+        let (machine, meta, rows) = tokio::task::spawn_blocking(move || {
             let (staging, _receiving) = *staged;
             let machine: M = load(|after| staging.rows_after(after, LOAD_BYTES))?;
             checkpoint.install(staging)?;
-            Ok::<_, io::Error>((machine, checkpoint.meta().clone()))
+            Ok::<_, io::Error>((machine, checkpoint.meta().clone(), checkpoint.rows()))
         })
         .await
         .map_err(io::Error::other)??;
         let index = meta.last_log_id.map_or(0, |last| last.index);
+        let shared = &self.shared;
+        *shared.rows.write().unwrap_or_else(PoisonError::into_inner) = rows;
+        shared
+            .purge_bound
+            .store(machine.purge_bound(), Ordering::Release);
         {
-            let mut state = self.shared.write();
+            let mut state = shared.write();
             *state = State {
                 machine,
                 last: meta.last_log_id,
                 membership: meta.last_membership.clone(),
             };
         }
+        // Behind the state: whoever read the old one finds that the number has changed.
+        shared.installs.fetch_add(1, Ordering::AcqRel);
         self.shared.latest.set(meta);
         self.shared.observer.jumped(index);
         self.shared.applied.send_replace(index);

@@ -26,6 +26,7 @@ use super::read_index::{ReadError, ReadQueue};
 use super::read_log::{self, LogRange};
 use super::retention::Retention;
 use super::service::Registry;
+use super::stored::Stored;
 use super::transport::Transport;
 use crate::rpc::Channels;
 
@@ -140,14 +141,19 @@ impl<M: StateMachine> RaftGroup<M> {
             reason: error.to_string(),
         })?;
         let config = Arc::new(config);
-        let driver = tokio::task::spawn_blocking(move || Driver::open(key_value, group, observer))
+        let store = LogStore::new(log, group, config.append_bytes_max);
+        let driver = {
+            let store = store.clone();
+            tokio::task::spawn_blocking(move || Driver::open(key_value, group, store, observer))
+        };
+        let driver = driver
             .await
             .map_err(io::Error::other)
             .and_then(|opened| opened)
             .map_err(|source| StartError::Storage { group, source })?;
         let shared = Arc::clone(driver.shared());
-        let store = LogStore::new(log, group, config.append_bytes_max);
-        let transport = Transport::new(group, channels, Arc::clone(&config));
+        let transport =
+            Transport::<M::Carry>::new(group, channels, store.clone(), Arc::clone(&config));
         let raft = Raft::new(node.0, library_config, transport, store.clone(), driver)
             .await
             .map_err(|fatal| StartError::Storage {
@@ -319,6 +325,34 @@ impl<M: StateMachine> RaftGroup<M> {
     /// The log's, when an entry cannot be read back.
     pub async fn read_log(&self, range: Range<u64>, bytes_max: usize) -> io::Result<LogRange> {
         read_log::read(&self.inner.store, range, self.applied(), bytes_max).await
+    }
+
+    /// What this replica has on disk.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        Stored {
+            store: self.inner.store.clone(),
+            rows: self.inner.shared.rows(),
+        }
+    }
+
+    /// How many snapshots took the place of what this replica had, since it started.
+    #[must_use]
+    pub fn installs(&self) -> u64 {
+        self.inner.shared.installs()
+    }
+
+    /// Index up to which entries are behind the last `bytes` of the log, or were written longer than `age` ago, as far as this process knows.
+    #[must_use]
+    pub fn settled(&self, bytes: u64, age: Duration) -> Option<u64> {
+        self.inner.store.growth().settled(bytes, age)
+    }
+
+    /// Index of the last checkpoint that is on disk.
+    #[must_use]
+    pub fn checkpointed(&self) -> u64 {
+        let last = self.inner.shared.latest.meta().last_log_id;
+        last.map_or(0, |last| last.index)
     }
 
     /// Why the group can never work again in this process, once that is so: the disk failed, or a bug was found. The process should exit.

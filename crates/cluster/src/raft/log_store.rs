@@ -74,6 +74,22 @@ impl LogStore {
             .map_err(io::Error::other)
     }
 
+    /// The same, on a thread that may block.
+    pub(super) fn read_blocking(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> io::Result<Vec<magpie_storage::Entry>> {
+        self.log
+            .read(self.group, range, bytes_max)
+            .map_err(io::Error::other)
+    }
+
+    /// Whether a read of these entries blocks.
+    pub(super) fn needs_disk(&self, range: Range<u64>) -> bool {
+        self.log.needs_disk(self.group, range)
+    }
+
     async fn read_entries(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.read(range, bytes_max)
             .await?
@@ -338,6 +354,12 @@ impl Growth {
         }
     }
 
+    /// Index up to which entries are behind the last `bytes`, or older than `age`.
+    pub(super) fn settled(&self, bytes: u64, age: Duration) -> Option<u64> {
+        self.index_before_bytes(bytes)
+            .max(self.index_before_age(age))
+    }
+
     /// The last mark behind which at least `bytes` were appended.
     pub(super) fn index_before_bytes(&self, bytes: u64) -> Option<u64> {
         let state = self.lock();
@@ -351,7 +373,7 @@ impl Growth {
     }
 
     /// The last mark that is older than `age`.
-    pub(super) fn index_before_age(&self, age: Duration) -> Option<u64> {
+    fn index_before_age(&self, age: Duration) -> Option<u64> {
         let state = self.lock();
         let now = Instant::now();
         let older = |mark: &&Mark| now - mark.at >= age;

@@ -33,7 +33,8 @@ impl<M: StateMachine> Retention<M> {
             }
             let (bytes, is_dirty) = self.shared.since_checkpoint();
             let is_due = bytes >= self.config.checkpoint_bytes
-                || last_checkpoint.elapsed() >= self.config.checkpoint_every;
+                || last_checkpoint.elapsed() >= self.config.checkpoint_every
+                || self.shared.wants_checkpoint();
             // An error means that the group stopped; whoever watches it knows.
             if is_dirty && is_due {
                 last_checkpoint = Instant::now();
@@ -47,15 +48,16 @@ impl<M: StateMachine> Retention<M> {
 
     fn purge_upto(&self) -> Option<u64> {
         let growth = self.store.growth();
-        let by_bytes = growth.index_before_bytes(self.config.log_retain_bytes);
-        let by_age = growth.index_before_age(self.config.log_retain);
-        let wanted = by_bytes.max(by_age)?;
+        let wanted = growth.settled(self.config.log_retain_bytes, self.config.log_retain)?;
         let held = self.hold.load(Ordering::Relaxed).saturating_sub(1);
         let beyond_hold = growth
             .index_before_bytes(self.config.log_hold_bytes_max)
             .unwrap_or(0);
         let covered = self.shared.latest.meta().last_log_id?.index;
-        let upto = wanted.min(held.max(beyond_hold)).min(covered);
+        let upto = wanted
+            .min(held.max(beyond_hold))
+            .min(covered)
+            .min(self.shared.purge_bound());
         (upto >= self.store.range().start).then_some(upto)
     }
 }

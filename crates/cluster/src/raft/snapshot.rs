@@ -1,4 +1,5 @@
-//! Snapshots on the wire: the rows of a checkpoint, in chunks, with a checksum over all of them.
+//! Snapshots on the wire: the rows of a checkpoint, and those that the state carries out of the log, in chunks, with a checksum over all of
+//! them.
 //!
 //! The sender holds its checkpoint still while it sends; the receiver writes what comes to its staging area. Neither has more than a few
 //! chunks in memory.
@@ -7,14 +8,15 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use magpie_state::{Row, RowValue};
+use magpie_state::Carry;
 use openraft::raft::SnapshotResponse;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
 use super::checkpoint::{self, Checkpoint, Staging};
-use super::entry::{SnapshotMeta, Types, Vote};
+use super::entry::{self, SnapshotMeta, Types, Vote};
+use super::log_store::LogStore;
 use super::proto::snapshot_part::Part;
 use super::proto::{SnapshotHead, SnapshotPart, SnapshotRows, SnapshotTail};
 use super::transport::Client;
@@ -36,16 +38,17 @@ pub(super) enum SnapshotBody {
 }
 
 /// Sends the checkpoint as it is now. It may be newer than when the library asked.
-pub(super) async fn send(
+pub(super) async fn send<C: Carry>(
     mut client: Client,
     request: impl FnOnce(ReceiverStream<SnapshotPart>) -> Request<ReceiverStream<SnapshotPart>>,
     checkpoint: checkpoint::Shared,
+    log: LogStore,
     vote: Vote,
     progress_within: Duration,
 ) -> Result<SnapshotResponse<Types>, Status> {
     let checkpoint = checkpoint.read_owned().await;
     let (parts, outgoing) = mpsc::channel(CHUNKS_AHEAD);
-    let feed = feed(checkpoint, vote, parts, progress_within);
+    let feed = feed::<C>(checkpoint, log, vote, parts, progress_within);
     let answer = client.snapshot(request(ReceiverStream::new(outgoing)));
     tokio::pin!(feed, answer);
     // The answer may come first, as a refusal.
@@ -63,8 +66,9 @@ pub(super) async fn send(
     )?))
 }
 
-async fn feed(
-    mut checkpoint: OwnedRwLockReadGuard<Checkpoint>,
+async fn feed<C: Carry>(
+    checkpoint: OwnedRwLockReadGuard<Checkpoint>,
+    log: LogStore,
     vote: Vote,
     parts: mpsc::Sender<SnapshotPart>,
     progress_within: Duration,
@@ -84,24 +88,20 @@ async fn feed(
         meta: Some(meta),
     }))
     .await?;
-    let mut after: Option<Vec<u8>> = None;
+    let mut rows = AllRows::<C>::new(checkpoint, log);
     let mut count = 0;
     let mut crc = crc32fast::Hasher::new();
     loop {
-        let rows;
-        (checkpoint, rows) = tokio::task::spawn_blocking(move || {
-            let rows = checkpoint.rows_after(after.as_deref(), CHUNK_BYTES);
-            (checkpoint, rows)
-        })
-        .await
-        .map_err(|error| Status::internal(error.to_string()))?;
-        let rows = rows.map_err(|error| Status::internal(error.to_string()))?;
-        let Some((last, _)) = rows.last() else {
+        let chunk;
+        (rows, chunk) = blocking(move || rows.next().map(|chunk| (rows, chunk))).await?;
+        let Some(chunk) = chunk else {
             break;
         };
-        after = Some(last.clone());
-        count += rows.len() as u64;
-        let rows = encode(&rows);
+        if chunk.is_empty() {
+            continue;
+        }
+        count += chunk.len() as u64;
+        let rows = encode(&chunk);
         crc.update(&rows);
         send(Part::Rows(SnapshotRows { rows })).await?;
     }
@@ -110,6 +110,65 @@ async fn feed(
         crc: crc.finalize(),
     }))
     .await
+}
+
+/// The rows of a snapshot, chunk by chunk: those of the checkpoint, then what is carried out of the log up to the checkpoint's index.
+struct AllRows<C> {
+    checkpoint: OwnedRwLockReadGuard<Checkpoint>,
+    log: LogStore,
+    carry: C,
+    place: Place,
+}
+
+enum Place {
+    After(Option<Vec<u8>>),
+    Log(std::ops::Range<u64>),
+}
+
+impl<C: Carry> AllRows<C> {
+    fn new(checkpoint: OwnedRwLockReadGuard<Checkpoint>, log: LogStore) -> Self {
+        Self {
+            checkpoint,
+            log,
+            carry: C::default(),
+            place: Place::After(None),
+        }
+    }
+
+    /// The next rows, perhaps none; `None`: that was all. Blocks.
+    fn next(&mut self) -> io::Result<Option<Vec<(Vec<u8>, Bytes)>>> {
+        match &mut self.place {
+            Place::After(after) => {
+                let rows = self.checkpoint.rows_after(after.as_deref(), CHUNK_BYTES)?;
+                for (key, value) in &rows {
+                    self.carry.see(key, value).map_err(io::Error::other)?;
+                }
+                self.place = match rows.last() {
+                    Some((last, _)) => Place::After(Some(last.clone())),
+                    None => {
+                        let last = self.checkpoint.meta().last_log_id;
+                        let end = last.map_or(0, |last| last.index + 1);
+                        Place::Log(self.carry.from().unwrap_or(end)..end)
+                    }
+                };
+                Ok(Some(rows))
+            }
+            Place::Log(range) => {
+                // While the checkpoint is held still, nothing that is carried can be purged. What the log does not have although it should
+                // came here by a snapshot, too, and is a row of the checkpoint.
+                range.start = range.start.max(self.log.range().start);
+                let entries = self.log.read_blocking(range.clone(), CHUNK_BYTES)?;
+                let Some(last) = entries.last() else {
+                    return Ok(None);
+                };
+                range.start = last.index + 1;
+                let commands = entries.iter();
+                let commands = commands.filter(|entry| entry::is_command(entry.term));
+                let rows = commands.flat_map(|entry| self.carry.rows(entry.index, &entry.payload));
+                Ok(Some(rows.collect()))
+            }
+        }
+    }
 }
 
 /// A snapshot that came whole.
@@ -193,16 +252,15 @@ fn encode(rows: &[(Vec<u8>, Bytes)]) -> Bytes {
     buffer.freeze()
 }
 
-fn decode(mut bytes: Bytes) -> Option<Vec<Row>> {
+fn decode(mut bytes: Bytes) -> Option<Vec<(Vec<u8>, Bytes)>> {
     let take = |bytes: &mut Bytes| {
         let length = bytes.try_get_u32_le().ok()? as usize;
-        (length <= bytes.len()).then(|| bytes.split_to(length).to_vec())
+        (length <= bytes.len()).then(|| bytes.split_to(length))
     };
     let mut rows = Vec::new();
     while bytes.has_remaining() {
-        let key = take(&mut bytes)?;
-        let value = Some(RowValue::Bytes(take(&mut bytes)?));
-        rows.push(Row { key, value });
+        let key = take(&mut bytes)?.to_vec();
+        rows.push((key, take(&mut bytes)?));
     }
     Some(rows)
 }

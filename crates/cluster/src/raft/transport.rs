@@ -1,12 +1,13 @@
 //! The client's side of Raft between nodes.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
-use magpie_state::NodeId;
+use magpie_state::{Carry, NodeId};
 use magpie_storage::GroupId;
 use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
@@ -25,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::config::Config;
 use super::entry::{Types, Vote};
+use super::log_store::LogStore;
 use super::proto::AppendReply;
 use super::proto::raft_client::RaftClient;
 use super::snapshot::{self, SnapshotBody};
@@ -39,23 +41,32 @@ pub(super) type Client = RaftClient<PeerChannel>;
 /// Pauses between attempts to reach a member.
 const PAUSES_MS: [u64; 4] = [50, 100, 200, 400];
 
-/// Makes the connections of one group.
-pub(super) struct Transport {
+/// Makes the connections of one group, whose snapshots carry `C`.
+pub(super) struct Transport<C> {
     group: GroupId,
     channels: Channels,
+    log: LogStore,
     config: Arc<Config>,
+    carry: PhantomData<fn() -> C>,
 }
 
-impl Transport {
-    pub(super) fn new(group: GroupId, channels: Channels, config: Arc<Config>) -> Self {
+impl<C: Carry> Transport<C> {
+    pub(super) fn new(
+        group: GroupId,
+        channels: Channels,
+        log: LogStore,
+        config: Arc<Config>,
+    ) -> Self {
         Self {
             group,
             channels,
+            log,
             config,
+            carry: PhantomData,
         }
     }
 
-    fn link(&self, target: u64, purpose: Purpose) -> Link {
+    fn link(&self, target: u64, purpose: Purpose) -> Link<C> {
         let channel = self.channels.to(NodeId(target), purpose);
         Link {
             client: RaftClient::new(channel)
@@ -64,41 +75,45 @@ impl Transport {
             control: RaftClient::new(self.channels.to(NodeId(target), Purpose::Control)),
             group: MetadataValue::from(self.group.0),
             purpose,
+            log: self.log.clone(),
             config: Arc::clone(&self.config),
             failures: 0,
+            carry: PhantomData,
         }
     }
 }
 
-impl RaftNetworkFactory<Types> for Transport {
-    type Network = Link;
+impl<C: Carry> RaftNetworkFactory<Types> for Transport<C> {
+    type Network = Link<C>;
 
-    async fn new_client(&mut self, target: u64, _: &()) -> Link {
+    async fn new_client(&mut self, target: u64, _: &()) -> Link<C> {
         self.link(target, Purpose::Log)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _: &()) -> Link {
+    async fn new_heartbeat_client(&mut self, target: u64, _: &()) -> Link<C> {
         self.link(target, Purpose::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, _: &()) -> Link {
+    async fn new_snapshot_client(&mut self, target: u64, _: &()) -> Link<C> {
         self.link(target, Purpose::Snapshot)
     }
 }
 
 /// One member, for one purpose.
-pub(super) struct Link {
+pub(super) struct Link<C> {
     client: Client,
     /// Votes and transfers go here, whatever the purpose.
     control: Client,
     group: MetadataValue<Ascii>,
     purpose: Purpose,
+    log: LogStore,
     config: Arc<Config>,
     /// Append streams that could not be opened, since the last that could.
     failures: usize,
+    carry: PhantomData<fn() -> C>,
 }
 
-impl Link {
+impl<C: Carry> Link<C> {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert(GROUP, self.group.clone());
@@ -133,7 +148,7 @@ fn unreachable(status: Status) -> RPCError<Types> {
 
 type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
 
-impl NetStreamAppend<Types> for Link {
+impl<C: Carry> NetStreamAppend<Types> for Link<C> {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -248,7 +263,7 @@ fn answers(
     })
 }
 
-impl NetVote<Types> for Link {
+impl<C: Carry> NetVote<Types> for Link<C> {
     async fn vote(
         &mut self,
         request: VoteRequest<Types>,
@@ -270,7 +285,7 @@ impl NetVote<Types> for Link {
     }
 }
 
-impl NetTransferLeader<Types> for Link {
+impl<C: Carry> NetTransferLeader<Types> for Link<C> {
     async fn transfer_leader(
         &mut self,
         request: TransferLeaderRequest<Types>,
@@ -282,7 +297,7 @@ impl NetTransferLeader<Types> for Link {
     }
 }
 
-impl NetSnapshot<Types> for Link {
+impl<C: Carry> NetSnapshot<Types> for Link<C> {
     type SnapshotData = SnapshotBody;
 
     async fn full_snapshot(
@@ -296,10 +311,11 @@ impl NetSnapshot<Types> for Link {
             let status = Status::internal("a staged snapshot cannot be sent");
             return Err(StreamingError::Unreachable(Unreachable::new(&status)));
         };
-        let sending = snapshot::send(
+        let sending = snapshot::send::<C>(
             self.client.clone(),
             |parts| self.request(parts),
             checkpoint,
+            self.log.clone(),
             vote,
             self.config.snapshot_progress_within,
         );
@@ -312,7 +328,7 @@ impl NetSnapshot<Types> for Link {
     }
 }
 
-impl NetBackoff<Types> for Link {
+impl<C: Carry> NetBackoff<Types> for Link<C> {
     fn backoff(&self) -> Option<Backoff> {
         let last = PAUSES_MS[PAUSES_MS.len() - 1];
         let pauses = PAUSES_MS.into_iter().chain(std::iter::repeat(last));

@@ -84,6 +84,15 @@ impl proto::partitions_server::Partitions for PartitionService {
         Ok(Response::new(reply))
     }
 
+    async fn fetch(
+        &self,
+        request: Request<proto::FetchRequest>,
+    ) -> Result<Response<proto::FetchReply>, Status> {
+        crate::fetch::serve(&self.groups, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn tail(
         &self,
         request: Request<Streaming<proto::TailRequest>>,

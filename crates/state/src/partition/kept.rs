@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 
-use super::{Changed, table};
+use super::{Changed, PartitionState, table};
 use crate::{DecodeError, Position, RowValue};
 
 /// Which messages are rows here.
@@ -16,11 +16,22 @@ pub(super) struct Kept {
     rows: BTreeSet<Position>,
     /// Index up to which the log is not needed.
     trimmed: u64,
+    /// Messages are still to be copied out of the log.
+    wants_copies: bool,
 }
 
 impl Kept {
     pub(super) const fn trimmed(&self) -> u64 {
         self.trimmed
+    }
+
+    pub(super) const fn wants_copies(&self) -> bool {
+        self.wants_copies
+    }
+
+    /// What is to be copied has been told.
+    pub(super) const fn copied(&mut self) {
+        self.wants_copies = false;
     }
 
     /// The agreed ones.
@@ -56,6 +67,7 @@ impl Kept {
         }
         for position in keep {
             if self.rows.insert(position) {
+                self.wants_copies = true;
                 changed.insert(key(position));
             }
         }
@@ -110,10 +122,7 @@ impl Kept {
 }
 
 fn key(position: Position) -> Vec<u8> {
-    let mut key = vec![table::KEPT];
-    // Big-endian: the rows stand in the order of the log.
-    key.put_u64(position.0);
-    key
+    PartitionState::message_row(position)
 }
 
 fn trimmed_key() -> Vec<u8> {

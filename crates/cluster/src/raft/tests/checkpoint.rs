@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use magpie_state::{Row, RowValue};
+use bytes::Bytes;
+use magpie_state::{Position, Row, RowValue};
 use magpie_storage::{Batch, Error, GroupId, KeyValue, MemoryStore, Tree};
 
 use crate::raft::checkpoint::Checkpoint;
@@ -55,7 +56,7 @@ impl KeyValue for Failing {
 }
 
 impl Tree for FailingTree {
-    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, Error> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         self.tree.get(key)
     }
 
@@ -87,6 +88,10 @@ fn rows(content: &Content) -> Vec<Row> {
         value: Some(RowValue::Bytes(value.clone())),
     };
     content.iter().map(row).collect()
+}
+
+fn write(checkpoint: &mut Checkpoint, content: &Content, index: u64) -> std::io::Result<()> {
+    checkpoint.write(rows(content), meta(index), &mut |_| panic!("all is here"))
 }
 
 fn content(checkpoint: &Checkpoint) -> Content {
@@ -122,7 +127,7 @@ fn check_atomic(step: impl Fn(&mut Checkpoint) -> std::io::Result<()>, new: &Con
         let is_done = [0, 1, usize::MAX].map(|kept| {
             let store = MemoryStore::default();
             let mut checkpoint = Checkpoint::open(Arc::new(store.clone()), GROUP).unwrap();
-            checkpoint.write(rows(&many(1)), meta(10)).unwrap();
+            write(&mut checkpoint, &many(1), 10).unwrap();
             drop(checkpoint);
             let left = Arc::new(AtomicUsize::new(usize::MAX));
             let failing = Failing {
@@ -166,10 +171,47 @@ fn check_atomic(step: impl Fn(&mut Checkpoint) -> std::io::Result<()>, new: &Con
 #[test]
 fn a_big_checkpoint_is_there_wholly_or_not_at_all() {
     let new = many(2);
+    check_atomic(|checkpoint| write(checkpoint, &many(2), 20), &new);
+}
+
+/// Rows of generation 2 whose values are read back from a log while they are written.
+#[test]
+fn a_big_checkpoint_of_copies_is_there_wholly_or_not_at_all() {
+    let new = many(2);
+    let keys: Vec<Vec<u8>> = new.keys().cloned().collect();
+    let copies = || {
+        let copies = keys.iter().zip(0..).map(|(key, place)| Row {
+            key: key.clone(),
+            value: Some(RowValue::Logged {
+                position: Position(place),
+            }),
+        });
+        copies.collect::<Vec<Row>>()
+    };
     check_atomic(
-        |checkpoint| checkpoint.write(rows(&many(2)), meta(20)),
+        |checkpoint| {
+            let mut read_back = |position: Position| {
+                let key = &keys[position.0 as usize];
+                Ok(Some(new[key].clone().into()))
+            };
+            checkpoint.write(copies(), meta(20), &mut read_back)
+        },
         &new,
     );
+}
+
+#[test]
+fn rows_are_found_while_they_are_written() {
+    let store = MemoryStore::default();
+    let mut checkpoint = Checkpoint::open(Arc::new(store), GROUP).unwrap();
+    let rows = checkpoint.rows();
+    write(&mut checkpoint, &many(1), 1).unwrap();
+    assert_eq!(rows.row(b"long").unwrap().unwrap(), vec![1; 200_000]);
+    assert_eq!(rows.row(b"none").unwrap(), None);
+    let with_prefix = rows.after(&[0, 0, 1], None, usize::MAX).unwrap();
+    assert_eq!(with_prefix.len(), 256);
+    let after = rows.after(&[0, 0, 1], Some(&[0, 0, 1, 9]), 1).unwrap();
+    assert_eq!(after, [(vec![0, 0, 1, 10], Bytes::from(vec![1; 20]))]);
 }
 
 #[test]
@@ -180,7 +222,9 @@ fn a_snapshot_is_installed_wholly_or_not_at_all() {
     check_atomic(
         move |checkpoint| {
             let mut staging = checkpoint.stage()?;
-            staging.put(rows(&staged))?;
+            let rows = staged.iter();
+            let rows = rows.map(|(key, value)| (key.clone(), value.clone().into()));
+            staging.put(rows.collect())?;
             staging.finish(meta(20))?;
             checkpoint.install(staging)
         },
@@ -192,7 +236,7 @@ fn a_snapshot_is_installed_wholly_or_not_at_all() {
 fn changes_and_deletions_add_up() {
     let store = MemoryStore::default();
     let mut checkpoint = Checkpoint::open(Arc::new(store.clone()), GROUP).unwrap();
-    checkpoint.write(rows(&many(1)), meta(1)).unwrap();
+    write(&mut checkpoint, &many(1), 1).unwrap();
     let gone = |key: &[u8]| Row {
         key: key.to_vec(),
         value: None,
@@ -205,7 +249,9 @@ fn changes_and_deletions_add_up() {
             value: Some(RowValue::Bytes(Vec::new())),
         },
     ];
-    checkpoint.write(changes, meta(2)).unwrap();
+    checkpoint
+        .write(changes, meta(2), &mut |_| panic!("all is here"))
+        .unwrap();
     drop(checkpoint);
     let checkpoint = Checkpoint::open(Arc::new(store), GROUP).unwrap();
     let mut expected = many(1);

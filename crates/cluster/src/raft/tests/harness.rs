@@ -31,6 +31,7 @@ pub(super) struct Tally {
 impl StateMachine for Tally {
     /// How many commands were applied, this one included.
     type Answer = u64;
+    type Carry = ();
 
     fn apply(&mut self, _: u64, command: &Bytes) -> u64 {
         let split = command.iter().position(|b| *b == b'=').unwrap();

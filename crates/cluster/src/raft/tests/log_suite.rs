@@ -25,8 +25,10 @@ impl StoreBuilder<Types, LogStore, Driver<Tally>, tempfile::TempDir> for Builder
         };
         let (log, _) = Log::open(dir.path(), options, RealDisk).unwrap();
         let group = GroupId(3);
-        let driver = Driver::open(Arc::new(MemoryStore::default()), group, Arc::new(())).unwrap();
-        Ok((dir, LogStore::new(log, group, 1 << 20), driver))
+        let store = LogStore::new(log, group, 1 << 20);
+        let rows = Arc::new(MemoryStore::default());
+        let driver = Driver::open(rows, group, store.clone(), Arc::new(())).unwrap();
+        Ok((dir, store, driver))
     }
 }
 

@@ -1,0 +1,169 @@
+//! Which messages of a partition's log wait for sessions, found by topic, and their records.
+//!
+//! There is one index per replica. It is built by reading the log in the background, the same way after a start and while the node runs, and
+//! brought up to what is applied when somebody fetches: applying costs nothing for it. What was trimmed and kept stays in it.
+
+mod cache;
+mod columns;
+mod follow;
+mod records;
+mod topic_index;
+mod topics;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use magpie_codec::TopicFilter;
+use magpie_state::Position;
+use magpie_state::partition::PartitionState;
+
+use crate::raft::RaftGroup;
+use cache::Cache;
+use follow::Followed;
+pub(crate) use records::Records;
+pub(crate) use topic_index::Waiting;
+
+/// Records of one answer to a question for positions, in bytes.
+const AT_BYTES: usize = 1 << 20;
+/// A replica that has not applied what is asked for by then does not answer.
+const APPLIED_WITHIN: Duration = Duration::from_millis(500);
+
+/// The index of one replica.
+pub(crate) struct PartitionIndex {
+    group: RaftGroup<PartitionState>,
+    followed: Mutex<Followed>,
+    /// Held by whoever brings it up to date.
+    following: tokio::sync::Mutex<()>,
+    cache: Arc<Cache>,
+}
+
+/// Messages that were asked for.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) records: Records,
+    /// All that was asked for up to here is among them.
+    pub(crate) upto: Position,
+}
+
+/// How big an index is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct IndexSize {
+    /// Messages above the trimmed index.
+    pub(crate) young: u64,
+    /// Messages that were kept when the log was trimmed.
+    pub(crate) kept: u64,
+    /// Bytes of the records of those.
+    pub(crate) kept_bytes: u64,
+    /// Different topics.
+    pub(crate) topics: u64,
+    /// Bytes of memory, about.
+    pub(crate) memory: u64,
+}
+
+impl PartitionIndex {
+    /// The index of a replica, which is built in the background until the replica stops.
+    pub(crate) fn start(group: RaftGroup<PartitionState>) -> Arc<Self> {
+        let index = Arc::new(Self::new(group));
+        tokio::spawn(Arc::clone(&index).follow_on());
+        index
+    }
+
+    fn new(group: RaftGroup<PartitionState>) -> Self {
+        Self {
+            group,
+            followed: Mutex::default(),
+            following: tokio::sync::Mutex::default(),
+            cache: Arc::default(),
+        }
+    }
+
+    /// The waiting messages above `after` that any of the filters matches, in order: about `bytes_max` bytes of them, at least one if there
+    /// is one.
+    pub(crate) async fn fetch(
+        &self,
+        filters: &[TopicFilter],
+        after: Position,
+        bytes_max: usize,
+    ) -> io::Result<Fetched> {
+        self.follow(self.group.applied()).await?;
+        let (search, end) = {
+            let followed = self.lock();
+            let search = followed.index.search(filters, after, bytes_max);
+            (search, followed.end())
+        };
+        let last = search.found.last().map(|last| last.position);
+        let upto = last.filter(|_| search.is_cut).unwrap_or(end);
+        let records = self.read(search.found).await?;
+        Ok(Fetched { records, upto })
+    }
+
+    /// Those of the messages at these positions (ascending) that wait, from the first on: as many as fit into an answer.
+    pub(crate) async fn fetch_at(&self, positions: &[Position]) -> io::Result<Fetched> {
+        let last = positions.last().map_or(0, |last| last.index());
+        // A replica that lags has them soon; one that is far behind should not be waited for.
+        let applied = tokio::time::timeout(APPLIED_WITHIN, self.group.wait_applied(last)).await;
+        applied
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        self.follow(self.group.applied()).await?;
+        let mut found = self.lock().index.at(positions);
+        let mut bytes = 0;
+        let fits = found.iter().take_while(|found| {
+            bytes += found.bytes as usize;
+            bytes <= AT_BYTES
+        });
+        let fits = fits.count().max(1);
+        let upto = if fits < found.len() {
+            found[fits - 1].position
+        } else {
+            positions.last().copied().unwrap_or_default()
+        };
+        found.truncate(fits);
+        let records = self.read(found).await?;
+        Ok(Fetched { records, upto })
+    }
+
+    /// Young messages from the oldest on, up to log index `upto`; see [`Waiting`].
+    pub(crate) async fn oldest_young(
+        &self,
+        upto: u64,
+        count_max: usize,
+        topics_max: usize,
+    ) -> io::Result<Waiting> {
+        self.follow(self.group.applied()).await?;
+        let followed = self.lock();
+        Ok(followed.index.oldest_young(upto, count_max, topics_max))
+    }
+
+    /// Kept messages above `after`.
+    pub(crate) async fn kept_after(
+        &self,
+        after: Position,
+        count_max: usize,
+        topics_max: usize,
+        bytes_max: u64,
+    ) -> io::Result<Waiting> {
+        self.follow(self.group.applied()).await?;
+        let followed = self.lock();
+        let index = &followed.index;
+        Ok(index.kept_after(after, count_max, topics_max, bytes_max))
+    }
+
+    /// How big it is, as far as it is built.
+    pub(crate) fn size(&self) -> IndexSize {
+        let followed = self.lock();
+        let index = &followed.index;
+        IndexSize {
+            young: u64::from(index.young_count()),
+            kept: u64::from(index.kept_count()),
+            kept_bytes: index.kept_bytes(),
+            topics: index.topic_count() as u64,
+            memory: index.memory() as u64,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
