@@ -1,16 +1,34 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod cohorts;
+mod deliveries;
+mod kept;
+mod lifecycle;
+mod model;
+mod received;
+mod retained;
+mod streams;
+mod subscriptions;
+mod wills;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
+use magpie_codec::{Message, PacketId, QoS, SubscriptionOptions, Text, Will};
 
 use super::*;
-use crate::{Incarnation, NodeId, Publish, Record};
+use crate::{
+    Cursor, Dedup, Incarnation, Laggard, NodeId, Publish, Record, StoredSubscription, StoredWill,
+};
 
 const A1: StreamId = stream(1, 1);
 const A2: StreamId = stream(1, 2);
 const B1: StreamId = stream(2, 1);
+/// The cluster's partitions; the one under test is the first.
+const PARTITIONS: u16 = 2;
+const HERE: PartitionId = PartitionId(0);
+const THERE: PartitionId = PartitionId(1);
 
 const fn stream(node: u64, counter: u64) -> StreamId {
     StreamId {
@@ -26,9 +44,20 @@ fn client(id: &'static str) -> ClientId {
     ClientId(Text::from_static(id))
 }
 
-fn publish(id: &'static str, epoch: Epoch) -> Record {
-    let topic = TopicName::from_static("chat/g/42");
-    Record::Publish(Publish {
+fn filter(filter: &'static str) -> TopicFilter {
+    TopicFilter::from_static(filter)
+}
+
+fn topic(topic: &'static str) -> TopicName {
+    TopicName::from_static(topic)
+}
+
+fn packet_id(number: u16) -> PacketId {
+    PacketId::new(number).unwrap()
+}
+
+fn message(to: &'static str, id: &'static str, epoch: Epoch) -> Publish {
+    Publish {
         client: client(id),
         epoch,
         qos: QoS::AtLeastOnce,
@@ -37,21 +66,72 @@ fn publish(id: &'static str, epoch: Epoch) -> Record {
         published_ms: 1,
         dedup: None,
         message: Arc::new(Message {
-            topic,
+            topic: topic(to),
             payload: Bytes::from_static(b"x"),
             properties: None,
         }),
-    })
+    }
 }
 
-/// A replica, and the index of its next entry.
+fn publish(id: &'static str, epoch: Epoch) -> Record {
+    Record::Publish(message("chat/g/42", id, epoch))
+}
+
+fn detach(id: &'static str, epoch: Epoch, is_clean: bool) -> Record {
+    Record::Detach {
+        client: client(id),
+        epoch,
+        is_clean,
+        session_expiry_s: None,
+        last: None,
+    }
+}
+
+fn subscription(
+    of: &'static str,
+    qos: QoS,
+    since: &[(PartitionId, Position)],
+) -> StoredSubscription {
+    StoredSubscription {
+        filter: filter(of),
+        options: SubscriptionOptions {
+            qos,
+            ..SubscriptionOptions::default()
+        },
+        id: None,
+        since: since.to_vec(),
+    }
+}
+
+fn subscribe(id: &'static str, epoch: Epoch, subscription: StoredSubscription) -> Record {
+    Record::Subscribe {
+        client: client(id),
+        epoch,
+        subscriptions: vec![subscription],
+    }
+}
+
+/// A replica, and the index of its next entry. With every command it is checked that the changed rows add up to a complete checkpoint,
+/// and that a replica that was loaded from the rows does the same.
 #[derive(Default)]
 struct Replica {
     state: PartitionState,
     index: u64,
+    sent: HashMap<StreamId, u64>,
+    checkpoint: BTreeMap<Vec<u8>, RowValue>,
 }
 
 impl Replica {
+    /// One that knows which partition it is.
+    fn configured() -> Self {
+        let mut replica = Self::default();
+        replica.apply(&PartitionCommand::Configure {
+            partition: HERE,
+            partitions: PARTITIONS,
+        });
+        replica
+    }
+
     fn append(&mut self, stream: StreamId, seq: u64, records: &[Record]) -> AppendAnswer {
         let mut bytes = BytesMut::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
@@ -69,14 +149,37 @@ impl Replica {
         }
     }
 
+    /// Appends what is next in a stream, which is taken.
+    fn send(&mut self, stream: StreamId, records: &[Record]) -> Outcome {
+        let seq = self.sent.entry(stream).or_default();
+        *seq += 1;
+        let seq = *seq;
+        match self.append(stream, seq, records) {
+            AppendAnswer::Taken(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn apply(&mut self, command: &PartitionCommand) -> PartitionAnswer {
         self.index += 1;
-        let answer = self.state.apply(self.index, &command.encode());
+        let mut twin = self.reloaded();
+        let command = command.encode();
+        let answer = self.state.apply(self.index, &command);
         assert_eq!(
             PartitionAnswer::decode(answer.encode()).as_ref(),
             Ok(&answer),
             "answers survive the way back"
         );
+        assert_eq!(twin.apply(self.index, &command), answer);
+        let rows = sorted(self.state.rows());
+        assert_eq!(sorted(twin.rows()), rows);
+        for Row { key, value } in self.state.take_changed() {
+            match value {
+                Some(value) => self.checkpoint.insert(key, value),
+                None => self.checkpoint.remove(&key),
+            };
+        }
+        assert_eq!(self.checkpoint, rows, "changed rows add up");
         answer
     }
 
@@ -93,6 +196,79 @@ impl Replica {
         }
     }
 
+    fn connect(
+        &mut self,
+        stream: StreamId,
+        id: &'static str,
+        clean_start: bool,
+        session_expiry_s: u32,
+        will: Option<StoredWill>,
+    ) -> Attached {
+        let record = Record::Attach {
+            client: client(id),
+            clean_start,
+            session_expiry_s,
+            will: will.map(Box::new),
+        };
+        self.send(stream, &[record]).attached[0]
+    }
+
+    fn tick(&mut self, elapsed_ms: u32) {
+        self.apply(&PartitionCommand::Tick { elapsed_ms });
+    }
+
+    /// Time passes, as leaders count it.
+    fn pass_s(&mut self, seconds: u32) {
+        (0..seconds).for_each(|_| self.tick(1000));
+    }
+
+    fn session(&self, id: &'static str) -> Option<StoredSession> {
+        self.state.session(&client(id))
+    }
+
+    /// What is in the outbox, with its target.
+    fn sent_out(&self) -> Vec<(PartitionId, Record)> {
+        let batches = self.state.outbox();
+        let records = batches.flat_map(|batch| {
+            let mut rest = batch.records.clone();
+            (0..batch.count)
+                .map(move |_| (batch.target, Record::decode(&mut rest).unwrap()))
+                .collect::<Vec<_>>()
+        });
+        records.collect()
+    }
+
+    /// Payloads of the messages in the outbox, in order.
+    fn wills(&self) -> Vec<Bytes> {
+        let publishes = self.sent_out().into_iter().filter_map(|(to, record)| {
+            let Record::Publish(publish) = record else {
+                return None;
+            };
+            assert_eq!(
+                crate::partition_of(publish.message.topic.as_str(), PARTITIONS),
+                to
+            );
+            Some(publish.message.payload.clone())
+        });
+        publishes.collect()
+    }
+
+    /// Sessions that others are told to let go of, with how many are told.
+    fn released(&self) -> BTreeMap<(ClientId, Epoch), usize> {
+        let mut released = BTreeMap::new();
+        for (_, record) in self.sent_out() {
+            if let Record::Release {
+                client,
+                session,
+                packet_id: None,
+            } = record
+            {
+                *released.entry((client, session)).or_default() += 1;
+            }
+        }
+        released
+    }
+
     /// The same state by way of its rows.
     fn reloaded(&self) -> PartitionState {
         let mut state = PartitionState::default();
@@ -104,386 +280,22 @@ impl Replica {
     }
 }
 
-fn taken() -> AppendAnswer {
-    AppendAnswer::Taken(Outcome::default())
+fn sorted(rows: Vec<Row>) -> BTreeMap<Vec<u8>, RowValue> {
+    rows.into_iter()
+        .map(|row| (row.key, row.value.unwrap()))
+        .collect()
 }
 
-#[test]
-fn a_stream_takes_each_batch_once_and_in_order() {
-    let mut replica = Replica::default();
-    let batch = [publish("phone", Epoch(1))];
-    assert_eq!(replica.append(A1, 1, &batch), taken());
-    assert_eq!(replica.append(A1, 3, &batch), AppendAnswer::Gap { last: 1 });
-    assert_eq!(replica.append(A1, 2, &batch), taken());
-    assert_eq!(
-        replica.append(A1, 2, &batch),
-        AppendAnswer::Repeat(Outcome::default()),
-        "a repeat is answered"
-    );
-    assert_eq!(replica.state.skip(1), Skip::Nothing);
-    assert_eq!(replica.state.skip(2), Skip::Whole, "out of turn");
-    assert_eq!(replica.state.skip(3), Skip::Nothing);
-    assert_eq!(replica.state.skip(4), Skip::Whole, "a repeat");
-    assert_eq!(
-        replica.append(B1, 1, &batch),
-        taken(),
-        "streams are counted apart"
-    );
-}
-
-#[test]
-fn a_repeat_gets_the_first_answer() {
-    let mut replica = Replica::default();
-    let first = replica.attach(A1, 1, "phone");
-    replica.attach(B1, 1, "phone");
-    assert_eq!(
-        replica.attach(A1, 1, "phone"),
-        first,
-        "a lost answer is given again, not a new attach"
-    );
-    assert_eq!(
-        replica
-            .state
-            .attachment(&client("phone"))
-            .map(|(_, holder)| holder),
-        Some(B1)
-    );
-}
-
-#[test]
-fn a_newer_life_ends_the_older() {
-    let mut replica = Replica::default();
-    replica.attach(A1, 1, "phone");
-    assert_eq!(
-        replica.append(A2, 1, &[publish("tablet", Epoch(5))]),
-        taken()
-    );
-    assert_eq!(
-        replica.state.attachment(&client("phone")),
-        None,
-        "what the older life held is let go"
-    );
-    assert_eq!(
-        replica.append(A1, 2, &[publish("phone", Epoch(1))]),
-        AppendAnswer::Ended
-    );
-}
-
-#[test]
-fn a_life_declared_ended_writes_nothing_more() {
-    let mut replica = Replica::default();
-    replica.attach(A1, 1, "phone");
-    replica.append(
-        A1,
-        2,
-        &[Record::JoinShare {
-            filter: TopicFilter::from_static("$share/g/a"),
-            member: 7,
-        }],
-    );
-    assert_eq!(replica.state.holders(), HashSet::from([A1]));
-    replica.apply(&PartitionCommand::EndStream { stream: A1 });
-    assert!(replica.state.holders().is_empty());
-    assert_eq!(replica.state.share_groups().count(), 0);
-    assert_eq!(
-        replica.append(A1, 3, &[publish("phone", Epoch(1))]),
-        AppendAnswer::Ended
-    );
-    assert_eq!(
-        replica.append(A2, 1, &[publish("phone", Epoch(9))]),
-        taken(),
-        "the next life does"
-    );
-}
-
-#[test]
-fn ending_a_life_that_never_wrote_refuses_it_too() {
-    let mut replica = Replica::default();
-    replica.apply(&PartitionCommand::EndStream { stream: A1 });
-    assert_eq!(
-        replica.append(A1, 1, &[publish("phone", Epoch(1))]),
-        AppendAnswer::Ended
-    );
-}
-
-#[test]
-fn a_late_end_of_an_older_life_leaves_the_newer_alone() {
-    let mut replica = Replica::default();
-    replica.attach(A2, 1, "phone");
-    replica.apply(&PartitionCommand::EndStream { stream: A1 });
-    assert_eq!(
-        replica
-            .state
-            .attachment(&client("phone"))
-            .map(|(_, holder)| holder),
-        Some(A2)
-    );
-    assert_eq!(
-        replica.append(A2, 2, &[publish("phone", Epoch(9))]),
-        taken()
-    );
-}
-
-#[test]
-fn a_takeover_names_what_it_supersedes_and_a_late_detach_changes_nothing() {
-    let mut replica = Replica::default();
-    let old = replica.attach(A1, 1, "phone");
-    assert_eq!(old.superseded, None);
-    let new = replica.attach(B1, 1, "phone");
-    assert_eq!(
-        new.superseded,
-        Some(Superseded {
-            epoch: old.epoch,
-            holder: A1
-        })
-    );
-    assert!(new.epoch > old.epoch);
-    replica.append(
-        A1,
-        2,
-        &[Record::Detach {
-            client: client("phone"),
-            epoch: old.epoch,
-            is_clean: true,
-            session_expiry_s: None,
-            last: None,
-        }],
-    );
-    assert_eq!(
-        replica.state.attachment(&client("phone")),
-        Some((new.epoch, B1))
-    );
-    replica.append(
-        B1,
-        2,
-        &[Record::Detach {
-            client: client("phone"),
-            epoch: new.epoch,
-            is_clean: true,
-            session_expiry_s: None,
-            last: None,
-        }],
-    );
-    assert_eq!(replica.state.attachment_count(), 0);
-}
-
-#[test]
-fn two_attaches_in_one_batch_have_different_epochs() {
-    let mut replica = Replica::default();
-    let attach = Record::Attach {
-        client: client("phone"),
-        clean_start: true,
-        session_expiry_s: 0,
-        will: None,
-    };
-    let AppendAnswer::Taken(outcome) = replica.append(A1, 1, &[attach.clone(), attach]) else {
-        panic!()
-    };
-    assert!(outcome.attached[0].epoch < outcome.attached[1].epoch);
-}
-
-#[test]
-fn a_fence_refuses_older_connections_until_their_node_has_closed_them() {
-    let mut replica = Replica::default();
-    let old = Epoch(5);
-    let new = Epoch(9);
-    assert_eq!(replica.append(A1, 1, &[publish("phone", old)]), taken());
-    replica.append(
-        B1,
-        1,
-        &[Record::Fence {
-            client: client("phone"),
-            epoch: new,
-            against: A1,
-        }],
-    );
-
-    let refused = |ordinals: &[u32]| {
-        AppendAnswer::Taken(Outcome {
-            refused: ordinals.to_vec(),
-            repeated: Vec::new(),
-            attached: Vec::new(),
-        })
-    };
-    let repeated = AppendAnswer::Repeat(Outcome {
-        refused: vec![1],
-        repeated: Vec::new(),
-        attached: Vec::new(),
-    });
-    let mixed = [
-        publish("tablet", old),
-        publish("phone", old),
-        publish("tablet", old),
-    ];
-    assert_eq!(replica.append(A1, 2, &mixed), refused(&[1]));
-    assert_eq!(
-        replica.append(A1, 2, &mixed),
-        repeated,
-        "a repeat is told the same"
-    );
-    assert_eq!(
-        replica.state.skip(3),
-        Skip::Records(&[1]),
-        "readers pass over the refused one"
-    );
-    assert_eq!(
-        replica.append(B1, 2, &[publish("phone", new)]),
-        taken(),
-        "the newer connection publishes"
-    );
-
-    replica.append(
-        A1,
-        3,
-        &[Record::Unfence {
-            client: client("phone"),
-            epoch: new,
-        }],
-    );
-    assert!(
-        replica
-            .state
-            .holders()
-            .iter()
-            .all(|holder| [A1, B1].contains(holder))
-    );
-    assert_eq!(
-        replica.append(A1, 4, &[publish("phone", old)]),
-        taken(),
-        "nothing old can come any more: no fence"
-    );
-}
-
-#[test]
-fn a_fence_against_a_life_that_is_over_is_not_kept() {
-    let mut replica = Replica::default();
-    replica.apply(&PartitionCommand::EndStream { stream: A1 });
-    replica.append(
-        B1,
-        1,
-        &[Record::Fence {
-            client: client("phone"),
-            epoch: Epoch(9),
-            against: A1,
-        }],
-    );
-    assert_eq!(replica.state.holders(), HashSet::from([B1]));
-    replica.append(
-        B1,
-        2,
-        &[Record::Fence {
-            client: client("phone"),
-            epoch: Epoch(9),
-            against: A2,
-        }],
-    );
-    replica.apply(&PartitionCommand::EndStream { stream: A2 });
-    assert_eq!(replica.state.holders(), HashSet::from([B1]));
-}
-
-#[test]
-fn share_groups_list_their_members() {
-    let mut replica = Replica::default();
-    let filter = TopicFilter::from_static("$share/g/chat/+");
-    let join = |member| Record::JoinShare {
-        filter: filter.clone(),
-        member,
-    };
-    replica.append(B1, 1, &[join(1)]);
-    replica.append(A1, 1, &[join(1), join(2), join(2)]);
-    let members = |replica: &Replica| -> Vec<_> {
-        replica
-            .state
-            .share_groups()
-            .flat_map(|(_, members)| members.iter().map(|m| (m.stream, m.member)))
-            .collect()
-    };
-    assert_eq!(members(&replica), [(A1, 1), (A1, 2), (B1, 1)]);
-    replica.append(
-        A1,
-        2,
-        &[Record::LeaveShare {
-            filter: filter.clone(),
-            member: 1,
-        }],
-    );
-    assert_eq!(members(&replica), [(A1, 2), (B1, 1)]);
-}
-
-#[test]
-fn an_unreadable_command_changes_nothing_and_is_passed_over() {
-    let mut state = PartitionState::default();
-    assert!(matches!(
-        state.apply(1, &Bytes::from_static(b"\xffnonsense")),
-        PartitionAnswer::Unreadable(_)
-    ));
-    assert_eq!(state.skip(1), Skip::Whole);
-    state.apply(2, &PartitionCommand::ForgetSkipped { below: 2 }.encode());
-    assert_eq!(state.skip(1), Skip::Nothing);
-}
-
-#[test]
-fn changed_rows_carry_the_state_to_a_checkpoint() {
-    let mut replica = Replica::default();
-    let mut checkpoint = std::collections::BTreeMap::new();
-    let mut save = |replica: &mut Replica| {
-        for Row { key, value } in replica.state.take_changed() {
-            match value {
-                Some(value) => checkpoint.insert(key, value),
-                None => checkpoint.remove(&key),
-            };
-        }
-        let rows: std::collections::BTreeMap<_, _> = replica
-            .state
-            .rows()
-            .into_iter()
-            .map(|row| (row.key, row.value.unwrap()))
-            .collect();
-        assert_eq!(checkpoint, rows);
-        let again: std::collections::BTreeMap<_, _> = replica
-            .reloaded()
-            .rows()
-            .into_iter()
-            .map(|row| (row.key, row.value.unwrap()))
-            .collect();
-        assert_eq!(again, rows, "rows load to the same state");
-    };
-    let old = replica.attach(A1, 1, "phone");
-    save(&mut replica);
-    let new = replica.attach(B1, 1, "phone");
-    replica.append(
-        B1,
-        2,
-        &[Record::Fence {
-            client: client("phone"),
-            epoch: new.epoch,
-            against: A1,
-        }],
-    );
-    replica.append(A1, 2, &[publish("phone", old.epoch)]);
-    replica.append(A1, 4, &[publish("phone", old.epoch)]);
-    replica.append(
-        A1,
-        3,
-        &[Record::JoinShare {
-            filter: TopicFilter::from_static("$share/g/a"),
-            member: 7,
-        }],
-    );
-    save(&mut replica);
-    replica.apply(&PartitionCommand::ForgetSkipped { below: 5 });
-    replica.apply(&PartitionCommand::EndStream { stream: A1 });
-    save(&mut replica);
-    replica.append(
-        B1,
-        3,
-        &[Record::Detach {
-            client: client("phone"),
-            epoch: new.epoch,
-            is_clean: true,
-            session_expiry_s: None,
-            last: None,
-        }],
-    );
-    save(&mut replica);
+fn will(payload: &'static [u8], delay_interval_s: u32) -> StoredWill {
+    StoredWill {
+        will: Will {
+            topic: topic("gone"),
+            payload: Bytes::from_static(payload),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            delay_interval_s,
+            properties: None,
+        },
+        publish_ms: 5,
+    }
 }

@@ -1,0 +1,807 @@
+//! Random commands against a naive model, which does at once and for each Session what the state does by rows of many.
+//!
+//! The harness reloads the state before every command and compares, so that determinism and complete checkpoints are checked on the way.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Binding, SessionProgress, Stage};
+
+const CLIENTS: [&str; 3] = ["c0", "c1", "c2"];
+const STREAMS: [StreamId; 4] = [A1, A2, B1, stream(3, 1)];
+/// The topics of a filter with a wildcard are in both partitions.
+const FILTERS: [(&str, &[PartitionId]); 3] =
+    [("t", &[HERE]), ("u", &[THERE]), ("+", &[HERE, THERE])];
+const POSITIONS: u64 = 12;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Attach {
+        client: usize,
+        stream: usize,
+        clean_start: bool,
+        expiry_s: u32,
+        will_delay_s: Option<u32>,
+    },
+    Detach {
+        client: usize,
+        is_clean: bool,
+        expiry_s: Option<u32>,
+        last: Option<(u64, u64)>,
+        is_stale: bool,
+    },
+    Subscribe {
+        client: usize,
+        filter: usize,
+        qos: u8,
+        since: u64,
+        is_stale: bool,
+    },
+    Unsubscribe {
+        client: usize,
+        filter: usize,
+        is_stale: bool,
+    },
+    Bind {
+        client: usize,
+        number: u16,
+        place: (bool, u64),
+        is_stale: bool,
+    },
+    Received {
+        client: usize,
+        number: u16,
+    },
+    Floors {
+        stream: usize,
+        here: u64,
+        there: u64,
+        joined: Option<usize>,
+    },
+    Lag {
+        client: usize,
+        place: (bool, u64),
+        done: Option<u64>,
+    },
+    EndStream {
+        stream: usize,
+    },
+    Tick,
+    Publish {
+        client: usize,
+        number: u16,
+        retain: bool,
+        is_empty: bool,
+    },
+    Release {
+        client: usize,
+        number: Option<u16>,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (client, stream, filter) = (0..3usize, 0..4usize, 0..3usize);
+    let stale = prop::bool::weighted(0.1);
+    let place = (any::<bool>(), 1..POSITIONS);
+    let expiry = prop_oneof![Just(0u32), 1..4u32, Just(u32::MAX)];
+    let delay = prop::option::of(prop_oneof![Just(0u32), 1..4u32]);
+    let last = prop::option::of((1..POSITIONS, 1..POSITIONS));
+    prop_oneof![
+        4 => (client.clone(), stream.clone(), prop::bool::weighted(0.2), expiry.clone(), delay).prop_map(
+            |(client, stream, clean_start, expiry_s, will_delay_s)| Op::Attach {
+                client, stream, clean_start, expiry_s, will_delay_s
+            }),
+        2 => (client.clone(), any::<bool>(), prop::option::weighted(0.2, expiry), last, stale.clone()).prop_map(
+            |(client, is_clean, expiry_s, last, is_stale)| Op::Detach {
+                client, is_clean, expiry_s, last, is_stale
+            }),
+        3 => (client.clone(), filter.clone(), 0..3u8, 1..POSITIONS, stale.clone()).prop_map(
+            |(client, filter, qos, since, is_stale)| Op::Subscribe {
+                client, filter, qos, since, is_stale
+            }),
+        1 => (client.clone(), filter, stale.clone()).prop_map(
+            |(client, filter, is_stale)| Op::Unsubscribe { client, filter, is_stale }),
+        2 => (client.clone(), 1..4u16, place.clone(), stale).prop_map(
+            |(client, number, place, is_stale)| Op::Bind { client, number, place, is_stale }),
+        1 => (client.clone(), 1..4u16).prop_map(|(client, number)| Op::Received { client, number }),
+        3 => (stream.clone(), 0..POSITIONS, 0..POSITIONS, prop::option::of(client.clone())).prop_map(
+            |(stream, here, there, joined)| Op::Floors { stream, here, there, joined }),
+        2 => (client.clone(), place, prop::option::of(1..POSITIONS)).prop_map(
+            |(client, place, done)| Op::Lag { client, place, done }),
+        1 => stream.prop_map(|stream| Op::EndStream { stream }),
+        3 => Just(Op::Tick),
+        2 => (client.clone(), 1..4u16, any::<bool>(), any::<bool>()).prop_map(
+            |(client, number, retain, is_empty)| Op::Publish { client, number, retain, is_empty }),
+        1 => (client, prop::option::of(1..4u16)).prop_map(
+            |(client, number)| Op::Release { client, number }),
+    ]
+}
+
+const fn at(index: u64) -> Position {
+    Position::at(index, 0)
+}
+
+const fn place((is_here, index): (bool, u64)) -> (PartitionId, Position) {
+    (if is_here { HERE } else { THERE }, at(index))
+}
+
+/// A Session as one would write it down without thinking of cost.
+#[derive(Debug, Clone)]
+struct Model {
+    incarnation: Epoch,
+    expiry_s: u32,
+    is_durable: bool,
+    attached: Option<(Epoch, StreamId)>,
+    is_joined: bool,
+    will: Option<(u32, Bytes)>,
+    delayed: Option<(u64, Bytes)>,
+    ends_at: Option<u64>,
+    /// By filter: its QoS and since when.
+    subscriptions: BTreeMap<&'static str, (QoS, BTreeMap<PartitionId, Position>)>,
+    done: BTreeSet<(PartitionId, Position)>,
+    floors: BTreeMap<PartitionId, Position>,
+    inflight: Vec<(u16, (PartitionId, Position), Stage)>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    sessions: BTreeMap<&'static str, Model>,
+    floors: BTreeMap<(StreamId, PartitionId), Position>,
+    over: BTreeSet<StreamId>,
+    now: u64,
+    wills: Vec<Bytes>,
+    released: BTreeMap<(ClientId, Epoch), usize>,
+    /// By client: incarnation and identifiers.
+    received: BTreeMap<&'static str, (Epoch, BTreeSet<u16>)>,
+    retained: Option<Bytes>,
+}
+
+impl Model {
+    fn is_done(&self, (partition, position): (PartitionId, Position)) -> bool {
+        self.floors
+            .get(&partition)
+            .is_some_and(|floor| position <= *floor)
+            || self.done.contains(&(partition, position))
+    }
+
+    fn raise(&mut self, partition: PartitionId, floor: Position) {
+        let known = self.floors.entry(partition).or_default();
+        *known = (*known).max(floor);
+    }
+
+    /// What waits for it, of everything that could.
+    fn belongs(&self, place: (PartitionId, Position)) -> bool {
+        !self.is_done(place)
+            && self.subscriptions.values().any(|(qos, since)| {
+                *qos > QoS::AtMostOnce && since.get(&place.0).is_some_and(|since| *since < place.1)
+            })
+    }
+}
+
+impl World {
+    fn attached(&self, client: &str) -> Option<(Epoch, StreamId)> {
+        self.sessions.get(client)?.attached
+    }
+
+    fn after(&self, seconds: u32) -> Option<u64> {
+        (seconds < u32::MAX).then(|| self.now + 1000 + u64::from(seconds) * 1000)
+    }
+
+    fn end(&mut self, client: &'static str) {
+        let session = self.sessions.remove(client).unwrap();
+        let will = session.will.map(|(_, payload)| payload);
+        let delayed = session.delayed.map(|(_, payload)| payload);
+        self.wills.extend(will.or(delayed));
+        if session.is_durable {
+            let key = (super::client(client), session.incarnation);
+            self.released.insert(key, usize::from(PARTITIONS));
+        }
+    }
+
+    fn gone(&mut self, client: &'static str, is_clean: bool) {
+        let session = self.sessions.get_mut(client).unwrap();
+        session.attached = None;
+        session.is_joined = false;
+        if is_clean {
+            session.will = None;
+        }
+        if session.expiry_s == 0 {
+            return self.end(client);
+        }
+        let will = session.will.take();
+        let (expiry_s, delay_s) = (session.expiry_s, will.as_ref().map(|(delay, _)| *delay));
+        let ends_at = self.after(expiry_s);
+        let due = delay_s.and_then(|delay_s| self.after(delay_s));
+        let session = self.sessions.get_mut(client).unwrap();
+        session.ends_at = ends_at;
+        match will {
+            Some((0, payload)) => self.wills.push(payload),
+            Some((_, payload)) => session.delayed = Some((due.unwrap(), payload)),
+            None => {}
+        }
+    }
+
+    fn end_stream(&mut self, stream: StreamId) {
+        let is_over = |of: StreamId| {
+            of.node == stream.node && of.incarnation.counter <= stream.incarnation.counter
+        };
+        let held = |session: &Model| session.attached.is_some_and(|(_, holder)| is_over(holder));
+        let held: Vec<_> = CLIENTS
+            .into_iter()
+            .filter(|client| self.sessions.get(client).is_some_and(held))
+            .collect();
+        held.into_iter().for_each(|client| self.gone(client, false));
+        self.floors.retain(|(of, _), _| !is_over(*of));
+        self.over
+            .extend(STREAMS.into_iter().filter(|of| is_over(*of)));
+    }
+
+    /// What the first batch of a stream does to the life before.
+    fn hear(&mut self, stream: StreamId) {
+        if stream == A2 && !self.over.contains(&A1) {
+            self.end_stream(A1);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now += 1000;
+        for client in CLIENTS {
+            let Some(session) = self.sessions.get_mut(client) else {
+                continue;
+            };
+            if session.attached.is_some() {
+                continue;
+            }
+            if session.ends_at.is_some_and(|at| at <= self.now) {
+                self.end(client);
+            } else if session
+                .delayed
+                .as_ref()
+                .is_some_and(|(at, _)| *at <= self.now)
+            {
+                self.wills.extend(session.delayed.take().map(|(_, it)| it));
+            }
+        }
+    }
+}
+
+/// Both, side by side.
+#[derive(Default)]
+struct Pair {
+    real: Replica,
+    model: World,
+    wills_made: usize,
+}
+
+impl Pair {
+    fn run(&mut self, op: &Op) {
+        match op.clone() {
+            Op::Attach {
+                client,
+                stream,
+                clean_start,
+                expiry_s,
+                will_delay_s,
+            } => self.attach(
+                CLIENTS[client],
+                STREAMS[stream],
+                clean_start,
+                expiry_s,
+                will_delay_s,
+            ),
+            Op::Detach {
+                client,
+                is_clean,
+                expiry_s,
+                last,
+                is_stale,
+            } => self.detach(CLIENTS[client], is_clean, expiry_s, last, is_stale),
+            Op::Subscribe {
+                client,
+                filter,
+                qos,
+                since,
+                is_stale,
+            } => self.subscribe(CLIENTS[client], FILTERS[filter], qos, at(since), is_stale),
+            Op::Unsubscribe {
+                client,
+                filter,
+                is_stale,
+            } => {
+                let (client, filter) = (CLIENTS[client], FILTERS[filter].0);
+                let record = |epoch| Record::Unsubscribe {
+                    client: super::client(client),
+                    epoch,
+                    filters: vec![super::filter(filter)],
+                };
+                if let Some(session) = self.act(client, is_stale, record) {
+                    session.subscriptions.remove(filter);
+                }
+            }
+            Op::Bind {
+                client,
+                number,
+                place: to,
+                is_stale,
+            } => {
+                let (partition, position) = place(to);
+                // Nobody sends what is done.
+                let known = self.model.sessions.get(CLIENTS[client]);
+                if known.is_some_and(|known| known.is_done(place(to))) {
+                    return;
+                }
+                let record = |epoch| Record::Bind {
+                    client: super::client(CLIENTS[client]),
+                    epoch,
+                    bindings: vec![Binding {
+                        packet_id: packet_id(number),
+                        partition,
+                        position,
+                    }],
+                };
+                if let Some(session) = self.act(CLIENTS[client], is_stale, record)
+                    && session.is_durable
+                {
+                    session.inflight.retain(|(of, ..)| *of != number);
+                    session
+                        .inflight
+                        .push((number, (partition, position), Stage::Published));
+                }
+            }
+            Op::Received { client, number } => {
+                let record = |epoch| Record::Received {
+                    client: super::client(CLIENTS[client]),
+                    epoch,
+                    packet_ids: vec![packet_id(number)],
+                };
+                if let Some(session) = self.act(CLIENTS[client], false, record) {
+                    for (of, _, stage) in &mut session.inflight {
+                        if *of == number {
+                            *stage = Stage::Released;
+                        }
+                    }
+                }
+            }
+            Op::Floors {
+                stream,
+                here,
+                there,
+                joined,
+            } => self.floors(STREAMS[stream], [(HERE, here), (THERE, there)], joined),
+            Op::Lag {
+                client,
+                place: to,
+                done,
+            } => self.lag(CLIENTS[client], place(to), done.map(at)),
+            Op::EndStream { stream } => {
+                let stream = STREAMS[stream];
+                self.real.apply(&PartitionCommand::EndStream { stream });
+                self.model.end_stream(stream);
+            }
+            Op::Tick => {
+                self.real.tick(1000);
+                self.model.tick();
+            }
+            Op::Publish {
+                client,
+                number,
+                retain,
+                is_empty,
+            } => self.publish(CLIENTS[client], number, retain, is_empty),
+            Op::Release { client, number } => self.release(CLIENTS[client], number),
+        }
+    }
+
+    fn attach(
+        &mut self,
+        client: &'static str,
+        stream: StreamId,
+        clean_start: bool,
+        expiry_s: u32,
+        will_delay_s: Option<u32>,
+    ) {
+        if self.model.over.contains(&stream) {
+            return;
+        }
+        self.wills_made += 1;
+        let payload = Bytes::from(format!("{client}-{}", self.wills_made));
+        let stored = will_delay_s.map(|delay_s| StoredWill {
+            will: Will {
+                payload: payload.clone(),
+                ..will(b"", delay_s).will
+            },
+            publish_ms: 1,
+        });
+        let attached = self
+            .real
+            .connect(stream, client, clean_start, expiry_s, stored);
+
+        self.model.hear(stream);
+        let superseded = self.model.attached(client);
+        assert_eq!(
+            attached.superseded.map(|it| (it.epoch, it.holder)),
+            superseded
+        );
+        let known = self.model.sessions.get_mut(client);
+        let resumes = known
+            .as_ref()
+            .is_some_and(|known| !clean_start && known.expiry_s > 0);
+        assert_eq!(attached.session_present, resumes);
+        if let Some(known) = known {
+            if resumes {
+                known.delayed = None;
+                if let Some((0, payload)) = known.will.take() {
+                    self.model.wills.push(payload);
+                }
+            } else {
+                self.model.end(client);
+            }
+        }
+        let session = self.model.sessions.entry(client).or_insert_with(|| Model {
+            incarnation: attached.epoch,
+            expiry_s,
+            is_durable: expiry_s > 0,
+            attached: None,
+            is_joined: false,
+            will: None,
+            delayed: None,
+            ends_at: None,
+            subscriptions: BTreeMap::new(),
+            done: BTreeSet::new(),
+            floors: BTreeMap::new(),
+            inflight: Vec::new(),
+        });
+        session.expiry_s = expiry_s;
+        session.attached = Some((attached.epoch, stream));
+        session.is_joined = false;
+        session.ends_at = None;
+        session.will = will_delay_s.map(|delay_s| (delay_s, payload));
+    }
+
+    /// Sends a record of a connection, by the node that holds it. Returns the session unless the record has to be refused.
+    fn act(
+        &mut self,
+        client: &'static str,
+        is_stale: bool,
+        record: impl FnOnce(Epoch) -> Record,
+    ) -> Option<&mut Model> {
+        let (mut epoch, holder) = self.model.attached(client).unwrap_or((Epoch(1), B1));
+        if self.model.over.contains(&holder) {
+            return None;
+        }
+        if is_stale {
+            epoch.0 -= 1;
+        }
+        let record = record(epoch);
+        let silent = matches!(record, Record::Detach { .. } | Record::Progress { .. });
+        let outcome = self.real.send(holder, &[record]);
+        self.model.hear(holder);
+        let is_refused = self.model.attached(client) != Some((epoch, holder));
+        let expected: &[u32] = if is_refused && !silent { &[0] } else { &[] };
+        assert_eq!(outcome.refused, expected);
+        if is_refused {
+            return None;
+        }
+        self.model.sessions.get_mut(client)
+    }
+
+    fn detach(
+        &mut self,
+        client: &'static str,
+        is_clean: bool,
+        expiry_s: Option<u32>,
+        last: Option<(u64, u64)>,
+        is_stale: bool,
+    ) {
+        let cursors = last.map(|(floor, done)| {
+            vec![Cursor {
+                partition: HERE,
+                floor: at(floor),
+                done: vec![at(done)],
+            }]
+        });
+        let record = |epoch| Record::Detach {
+            client: super::client(client),
+            epoch,
+            is_clean,
+            session_expiry_s: expiry_s,
+            last: cursors.map(|cursors| {
+                Box::new(SessionProgress {
+                    cursors,
+                    inflight: Vec::new(),
+                })
+            }),
+        };
+        let Some(session) = self.act(client, is_stale, record) else {
+            return;
+        };
+        if let Some(expiry_s) = expiry_s
+            && session.expiry_s > 0
+        {
+            session.expiry_s = expiry_s;
+        }
+        if let Some((floor, done)) = last
+            && session.is_durable
+        {
+            session.raise(HERE, at(floor));
+            session.done.insert((HERE, at(done)));
+            session.inflight.clear();
+        }
+        self.model.gone(client, is_clean);
+    }
+
+    fn subscribe(
+        &mut self,
+        client: &'static str,
+        (filter, partitions): (&'static str, &[PartitionId]),
+        qos: u8,
+        since: Position,
+        is_stale: bool,
+    ) {
+        let qos = QoS::from_u8(qos).unwrap();
+        let since: BTreeMap<_, _> = partitions
+            .iter()
+            // As the node does it: never below what is done.
+            .map(|partition| {
+                let session = self.model.sessions.get(client);
+                let floor = session.and_then(|session| {
+                    let done = session.done.iter().filter(|(of, _)| of == partition);
+                    let highest = done.map(|(_, position)| *position).max();
+                    highest.max(session.floors.get(partition).copied())
+                });
+                (*partition, since.max(floor.unwrap_or_default()))
+            })
+            .collect();
+        let places: Vec<_> = since.iter().map(|(of, at)| (*of, *at)).collect();
+        let record = |epoch| subscribe(client, epoch, subscription(filter, qos, &places));
+        let Some(session) = self.act(client, is_stale, record) else {
+            return;
+        };
+        if !session.is_durable {
+            return;
+        }
+        match session.subscriptions.get_mut(filter) {
+            Some((known, _)) if *known > QoS::AtMostOnce || qos == QoS::AtMostOnce => *known = qos,
+            _ => drop(session.subscriptions.insert(filter, (qos, since))),
+        }
+    }
+
+    fn floors(&mut self, stream: StreamId, floors: [(PartitionId, u64); 2], joined: Option<usize>) {
+        if self.model.over.contains(&stream) {
+            return;
+        }
+        let floors: Vec<_> = floors
+            .into_iter()
+            .filter(|(_, index)| *index > 0)
+            .map(|(partition, index)| (partition, at(index)))
+            .collect();
+        let joined = joined.map(|client| CLIENTS[client]);
+        let member = joined.map(|client| {
+            let epoch = self.model.attached(client).map_or(Epoch(1), |it| it.0);
+            (super::client(client), epoch)
+        });
+        let record = Record::Progress {
+            floors: floors.clone(),
+            laggards: Vec::new(),
+            joined: member.into_iter().collect(),
+        };
+        assert!(self.real.send(stream, &[record]).is_plain());
+        let model = &mut self.model;
+        model.hear(stream);
+        for (partition, floor) in floors {
+            let known = model.floors.entry((stream, partition)).or_default();
+            *known = (*known).max(floor);
+        }
+        for (client, session) in &mut model.sessions {
+            if session.attached.is_none_or(|(_, holder)| holder != stream) {
+                continue;
+            }
+            session.is_joined |= joined == Some(client);
+            if session.is_joined {
+                for partition in [HERE, THERE] {
+                    if let Some(floor) = model.floors.get(&(stream, partition)) {
+                        session.raise(partition, *floor);
+                    }
+                }
+            }
+        }
+    }
+
+    fn lag(
+        &mut self,
+        client: &'static str,
+        (partition, floor): (PartitionId, Position),
+        done: Option<Position>,
+    ) {
+        let record = |epoch| Record::Progress {
+            floors: Vec::new(),
+            laggards: vec![Laggard {
+                client: super::client(client),
+                epoch,
+                progress: vec![Cursor {
+                    partition,
+                    floor,
+                    done: done.into_iter().collect(),
+                }],
+            }],
+            joined: Vec::new(),
+        };
+        if let Some(session) = self.act(client, false, record) {
+            session.is_joined = false;
+            session.raise(partition, floor);
+            session.done.extend(done.map(|done| (partition, done)));
+        }
+    }
+
+    fn publish(&mut self, client: &'static str, number: u16, retain: bool, is_empty: bool) {
+        let Some(session) = self.model.sessions.get(client) else {
+            return;
+        };
+        let incarnation = session.incarnation;
+        let payload = if is_empty {
+            &b""[..]
+        } else {
+            client.as_bytes()
+        };
+        let plain = message("r", client, incarnation);
+        let publish = Publish {
+            retain,
+            dedup: Some(Dedup {
+                session: incarnation,
+                packet_id: packet_id(number),
+            }),
+            message: Arc::new(Message {
+                payload: Bytes::copy_from_slice(payload),
+                ..(*plain.message).clone()
+            }),
+            ..plain
+        };
+        let outbox = StreamId::outbox(THERE);
+        let outcome = self.real.send(outbox, &[Record::Publish(publish)]);
+        let known = self
+            .model
+            .received
+            .entry(client)
+            .or_insert_with(|| (incarnation, BTreeSet::new()));
+        if known.0 < incarnation {
+            *known = (incarnation, BTreeSet::new());
+        }
+        let is_new = known.1.insert(number);
+        let expected: &[u32] = if is_new { &[] } else { &[0] };
+        assert_eq!((&*outcome.repeated, &*outcome.refused), (expected, &[][..]));
+        if is_new && retain {
+            self.model.retained = (!is_empty).then(|| Bytes::copy_from_slice(payload));
+        }
+    }
+
+    fn release(&mut self, client: &'static str, number: Option<u16>) {
+        let Some((session, numbers)) = self.model.received.get_mut(client) else {
+            return;
+        };
+        let record = Record::Release {
+            client: super::client(client),
+            session: *session,
+            packet_id: number.map(packet_id),
+        };
+        match number {
+            Some(number) => drop(numbers.remove(&number)),
+            None => numbers.clear(),
+        }
+        self.real.send(StreamId::outbox(THERE), &[record]);
+    }
+
+    fn compare(&self) {
+        let state = &self.real.state;
+        assert_eq!(state.session_count(), self.model.sessions.len());
+        for client in CLIENTS {
+            let real = self.real.session(client);
+            let Some(model) = self.model.sessions.get(client) else {
+                assert_eq!(real, None);
+                continue;
+            };
+            compare_session(client, &real.unwrap(), model);
+        }
+        let waits = self.model.sessions.values().any(|session| {
+            session.attached.is_none() && (session.ends_at.is_some() || session.delayed.is_some())
+        });
+        assert_eq!(state.has_timers(), waits);
+        let sorted = |mut wills: Vec<Bytes>| {
+            wills.sort();
+            wills
+        };
+        assert_eq!(
+            sorted(self.real.wills()),
+            sorted(self.model.wills.clone()),
+            "wills"
+        );
+        assert_eq!(self.real.released(), self.model.released);
+        let retained = state.retained_matching(&filter("#"), None, 9);
+        let payload = retained
+            .first()
+            .map(|it| it.publish.message.payload.clone());
+        assert_eq!(payload, self.model.retained);
+        self.compare_needed();
+    }
+
+    fn compare_needed(&self) {
+        for (name, partition) in [("t", HERE), ("u", THERE), ("other", HERE), ("other", THERE)] {
+            let mut lowest = None;
+            for session in self.model.sessions.values() {
+                for (of, (qos, since)) in &session.subscriptions {
+                    let Some(since) = since.get(&partition) else {
+                        continue;
+                    };
+                    if *qos == QoS::AtMostOnce || !filter(of).matches(&topic(name)) {
+                        continue;
+                    }
+                    let floor = session.floors.get(&partition).copied().unwrap_or_default();
+                    let above = floor.max(*since);
+                    lowest = Some(lowest.map_or(above, |lowest: Position| lowest.min(above)));
+                }
+            }
+            assert_eq!(
+                self.real.state.needed_above(partition, &topic(name)),
+                lowest
+            );
+        }
+    }
+}
+
+fn compare_session(client: &str, real: &StoredSession, model: &Model) {
+    assert_eq!(real.session, model.incarnation);
+    assert_eq!(real.attached, model.attached);
+    assert_eq!(real.session_expiry_s, model.expiry_s);
+    let subscriptions: BTreeMap<_, _> = real
+        .subscriptions
+        .iter()
+        .map(|it| {
+            let since = it.since.iter().copied().collect();
+            (it.filter.as_str(), (it.options.qos, since))
+        })
+        .collect();
+    assert_eq!(subscriptions, model.subscriptions);
+    for index in 0..=POSITIONS {
+        for partition in [HERE, THERE] {
+            let place = (partition, at(index));
+            let is_done = real
+                .cursors
+                .iter()
+                .any(|it| it.partition == partition && it.is_done(place.1));
+            let belongs = !is_done
+                && subscriptions.values().any(|(qos, since)| {
+                    *qos > QoS::AtMostOnce
+                        && since.get(&partition).is_some_and(|since| *since < place.1)
+                });
+            assert_eq!(belongs, model.belongs(place), "{client} {place:?}");
+        }
+    }
+    let inflight: Vec<_> = real
+        .inflight
+        .iter()
+        .map(|it| (it.packet_id.number(), (it.partition, it.position), it.stage))
+        .collect();
+    // Only what is bound to something that is not done.
+    let expected = model
+        .inflight
+        .iter()
+        .filter(|(_, place, _)| !model.is_done(*place));
+    assert_eq!(inflight, expected.copied().collect::<Vec<_>>(), "{client}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_state_does_what_the_model_does(ops in prop::collection::vec(op(), 1..60)) {
+        let mut pair = Pair {
+            real: Replica::configured(),
+            ..Pair::default()
+        };
+        for op in &ops {
+            pair.run(op);
+            pair.compare();
+        }
+    }
+}
