@@ -9,8 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use criterion::{BatchSize, Bencher, Criterion, Throughput};
 use magpie_codec::{
-    Ack, Connect, Message, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Text,
-    TopicName,
+    Ack, Connect, ConnectProperties, Message, Packet, PacketId, ProtocolVersion, Publish, QoS,
+    ReasonCode, Text, TopicName,
 };
 use magpie_session::{Answer, Connection, Delivery, Limits, Output, Ticket, Token};
 use smallvec::SmallVec;
@@ -18,8 +18,13 @@ use smallvec::SmallVec;
 /// Messages under way, as with a client that pipelines.
 const BATCH: u16 = 64;
 
-fn connected(now: Instant) -> Connection {
-    let mut connection = Connection::new(Arc::new(Limits::default()), 1, now);
+/// With `session_expiry_s` above 0 the session outlives its connection, and QoS 2 deliveries are bound before they are sent.
+fn connected(session_expiry_s: u32, now: Instant) -> Connection {
+    let limits = Limits {
+        session_expiry_s_max: session_expiry_s,
+        ..Limits::default()
+    };
+    let mut connection = Connection::new(Arc::new(limits), 1, now);
     let connect = Connect {
         version: ProtocolVersion::V5,
         client_id: Text::from_static("client"),
@@ -28,7 +33,10 @@ fn connected(now: Instant) -> Connection {
         username: None,
         password: None,
         will: None,
-        properties: None,
+        properties: Some(Box::new(ConnectProperties {
+            session_expiry_interval_s: session_expiry_s,
+            ..ConnectProperties::default()
+        })),
     };
     connection.handle_packet(Packet::Connect(Box::new(connect)), now);
     let answers = [
@@ -75,7 +83,7 @@ fn publishes(qos: QoS) -> Vec<Packet> {
 /// A batch of PUBLISHes, their answers, their acknowledgements.
 fn inbound(b: &mut Bencher<'_>, qos: QoS) {
     let now = Instant::now();
-    let mut connection = connected(now);
+    let mut connection = connected(0, now);
     let mut tickets: Vec<Ticket> = Vec::new();
     b.iter_batched_ref(
         || publishes(qos),
@@ -110,9 +118,9 @@ fn inbound(b: &mut Bencher<'_>, qos: QoS) {
 }
 
 /// A batch of deliveries and the client's acknowledgements.
-fn outbound(b: &mut Bencher<'_>, qos: QoS) {
+fn outbound(b: &mut Bencher<'_>, qos: QoS, session_expiry_s: u32) {
     let now = Instant::now();
-    let mut connection = connected(now);
+    let mut connection = connected(session_expiry_s, now);
     let message = Arc::new(Message {
         topic: TopicName::from_static("devices/4711/temperature"),
         payload: Bytes::from_static(&[7; 64]),
@@ -136,8 +144,12 @@ fn outbound(b: &mut Bencher<'_>, qos: QoS) {
             connection.handle_delivery(delivery, now);
         }
         while let Some(output) = connection.poll_output() {
-            if let Output::Deliver { header, .. } = &output {
-                sent.extend(header.packet_id);
+            match &output {
+                Output::Deliver { header, .. } => sent.extend(header.packet_id),
+                Output::Bind { ticket, .. } => {
+                    connection.handle_answer(*ticket, Answer::Bound, now)
+                }
+                _ => {}
             }
             black_box(output);
         }
@@ -145,6 +157,12 @@ fn outbound(b: &mut Bencher<'_>, qos: QoS) {
             let ack = Ack::new(packet_id, ReasonCode::Success);
             if qos == QoS::ExactlyOnce {
                 connection.handle_packet(Packet::PubRec(ack.clone()), now);
+                while let Some(output) = connection.poll_output() {
+                    if let Output::Received { ticket, .. } = &output {
+                        connection.handle_answer(*ticket, Answer::ReceivedStored, now);
+                    }
+                    black_box(output);
+                }
                 connection.handle_packet(Packet::PubComp(ack), now);
             } else {
                 connection.handle_packet(Packet::PubAck(ack), now);
@@ -162,8 +180,13 @@ fn conversation(c: &mut Criterion) {
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
         let number = u8::from(qos);
         group.bench_function(format!("inbound/qos{number}"), |b| inbound(b, qos));
-        group.bench_function(format!("outbound/qos{number}"), |b| outbound(b, qos));
+        group.bench_function(format!("outbound/qos{number}"), |b| {
+            outbound(b, qos, 0);
+        });
     }
+    group.bench_function("outbound/qos2/durable", |b| {
+        outbound(b, QoS::ExactlyOnce, 600);
+    });
     group.finish();
 }
 
