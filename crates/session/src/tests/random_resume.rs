@@ -286,12 +286,12 @@ fn check(version: ProtocolVersion, steps: &[Step]) {
 
 proptest! {
     #[test]
-    fn nothing_is_lost_or_doubled(steps in prop::collection::vec(step(), 1..250)) {
+    fn nothing_is_lost_or_doubled(steps in prop::collection::vec(step(), 1..160)) {
         check(ProtocolVersion::V5, &steps);
     }
 
     #[test]
-    fn nothing_is_lost_or_doubled_in_version_3_1_1(steps in prop::collection::vec(step(), 1..250)) {
+    fn nothing_is_lost_or_doubled_in_version_3_1_1(steps in prop::collection::vec(step(), 1..160)) {
         check(ProtocolVersion::V3_1_1, &steps);
     }
 }

@@ -305,7 +305,8 @@ impl Node {
                 .find(|told| told.token == committed.token)
             {
                 Some(told) => *told = *committed,
-                // Bound, but the previous node did not hear of it any more.
+                // Bound, but the previous node did not hear of it any more: left out, it would be delivered again under another
+                // id, while the stored binding waits to be replaced and then counts as done.
                 None => inflight.push(*committed),
             }
         }
