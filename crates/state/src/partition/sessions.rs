@@ -106,13 +106,17 @@ impl Sessions {
     pub(super) fn after(&self, after: Option<&ClientId>, limit: usize) -> Vec<SessionSummary> {
         let after = after.map(|after| &*after.0);
         // The `limit` least ones of those behind, the greatest on top.
-        let mut found = BinaryHeap::with_capacity(limit.min(self.table.len()) + 1);
+        let mut found = BinaryHeap::with_capacity(limit.min(self.table.len()));
         for (number, session) in self.table.iter() {
-            if Some(&*session.client) > after {
+            if Some(&*session.client) <= after {
+                continue;
+            }
+            if found.len() < limit {
                 found.push((&session.client, number));
-                if found.len() > limit {
-                    found.pop();
-                }
+            } else if let Some(mut greatest) = found.peek_mut()
+                && session.client < *greatest.0
+            {
+                *greatest = (&session.client, number);
             }
         }
         let numbers = found.into_sorted_vec().into_iter();

@@ -168,7 +168,7 @@ impl Sessions {
             changed.insert(key(&session.client));
             let will = session.take_delayed_will();
             if session.ends_at <= now {
-                // [MQTT-3.1.3-9]: at the latest when the Session ends.
+                // [MQTT-3.1.2-8]: at the latest when the Session ends.
                 let will = will.map(|will| Will {
                     delay_s: 0,
                     record: will.record,

@@ -1,6 +1,6 @@
 //! A Session's row of a checkpoint or snapshot.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::session::{Attachment, DelayedWill, Rare, Session, Subscription, Will};
 use crate::record::{
@@ -19,7 +19,7 @@ const WILL: u8 = 8;
 const DELAYED_WILL: u8 = 16;
 
 pub(super) fn encode(session: &Session) -> Vec<u8> {
-    let mut out = BytesMut::new();
+    let mut out = Vec::with_capacity(128);
     let attachment = session.attachment.as_deref();
     let will = attachment.and_then(|attachment| attachment.will.as_ref());
     let delayed = session.rare.as_ref().and_then(|rare| rare.will.as_ref());
@@ -52,7 +52,7 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
     }
     put_cursors(&mut out, &session.cursors);
     put_inflight(&mut out, session.inflight());
-    out.into()
+    out
 }
 
 pub(super) fn decode(client: &ClientId, buf: &mut Bytes) -> Result<Session, DecodeError> {

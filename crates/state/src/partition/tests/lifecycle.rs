@@ -122,7 +122,7 @@ fn a_disconnect_changes_the_expiry_and_never_is_never() {
     assert!(attached.session_present);
     replica.send(A1, &[longer(attached.epoch, 0)]);
     assert!(replica.session("phone").is_none());
-    // [MQTT-3.1.2-11] is the connection's to refuse; here a session without expiry stays one.
+    // That a client may not do this is its connection's to say; here a session without expiry stays one.
     let attached = replica.connect(A1, "phone", true, 0, None);
     replica.send(A1, &[longer(attached.epoch, 60)]);
     assert!(replica.session("phone").is_none());

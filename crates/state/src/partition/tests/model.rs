@@ -93,15 +93,15 @@ fn op() -> impl Strategy<Value = Op> {
             |(client, stream, clean_start, expiry_s, will_delay_s)| Op::Attach {
                 client, stream, clean_start, expiry_s, will_delay_s
             }),
-        2 => (client.clone(), any::<bool>(), prop::option::weighted(0.2, expiry), last, stale.clone()).prop_map(
+        2 => (client.clone(), any::<bool>(), prop::option::weighted(0.2, expiry), last, stale).prop_map(
             |(client, is_clean, expiry_s, last, is_stale)| Op::Detach {
                 client, is_clean, expiry_s, last, is_stale
             }),
-        3 => (client.clone(), filter.clone(), 0..3u8, 1..POSITIONS, stale.clone()).prop_map(
+        3 => (client.clone(), filter.clone(), 0..3u8, 1..POSITIONS, stale).prop_map(
             |(client, filter, qos, since, is_stale)| Op::Subscribe {
                 client, filter, qos, since, is_stale
             }),
-        1 => (client.clone(), filter, stale.clone()).prop_map(
+        1 => (client.clone(), filter, stale).prop_map(
             |(client, filter, is_stale)| Op::Unsubscribe { client, filter, is_stale }),
         2 => (client.clone(), 1..4u16, place.clone(), stale).prop_map(
             |(client, number, place, is_stale)| Op::Bind { client, number, place, is_stale }),

@@ -80,7 +80,7 @@ fn a_delayed_one_waits_and_never_comes_early() {
 
 #[test]
 fn a_delayed_one_comes_when_the_session_ends_before() {
-    // [MQTT-3.1.3-9]
+    // [MQTT-3.1.2-8]
     let mut replica = Replica::configured();
     let attached = replica.connect(A1, "phone", true, 2, Some(will(b"w", 30)));
     replica.send(A1, &[detach("phone", attached.epoch, false)]);
