@@ -144,6 +144,16 @@ fn what_is_done_out_of_order_stays_done_until_the_floor_passes_it() {
 }
 
 #[test]
+fn what_is_done_above_a_floor_that_says_nothing_stays_done() {
+    let mut replica = Replica::configured();
+    let epoch = connect(&mut replica, A1, "phone");
+    let done = Position::at(12, 0);
+    replica.send(A1, &[laggard("phone", epoch, Position::START, &[done])]);
+    replica.apply(&PartitionCommand::EndStream { stream: A1 });
+    assert_eq!(cursor(&replica, "phone").done, [done]);
+}
+
+#[test]
 fn a_join_takes_the_floors_of_the_same_report() {
     let mut replica = Replica::configured();
     let epoch = connect(&mut replica, A1, "phone");

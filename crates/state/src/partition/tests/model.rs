@@ -723,6 +723,17 @@ impl Pair {
             .map(|it| it.publish.message.payload.clone());
         assert_eq!(payload, self.model.retained);
         self.compare_needed();
+        for partition in [HERE, THERE] {
+            let mut inflight = BTreeSet::new();
+            for session in self.model.sessions.values() {
+                let here = session.inflight.iter().filter(|(_, place, stage)| {
+                    place.0 == partition && *stage == Stage::Published && !session.is_done(*place)
+                });
+                inflight.extend(here.map(|(_, (_, position), _)| *position));
+            }
+            let expected: Vec<_> = inflight.into_iter().collect();
+            assert_eq!(state.inflight_in(partition), expected);
+        }
     }
 
     fn compare_needed(&self) {
