@@ -233,6 +233,7 @@ impl Cluster {
             bytes: records,
             count,
             has_control: must_read,
+            is_patient: false,
             client: Some(client),
         };
         self.stream(partition)
@@ -467,7 +468,7 @@ impl Cluster {
     }
 
     /// The partitions that hold topics which the filter can match.
-    fn partitions_of(&self, filter: &TopicFilter) -> Vec<PartitionId> {
+    pub(crate) fn partitions_of(&self, filter: &TopicFilter) -> Vec<PartitionId> {
         if filter.is_exact() {
             vec![magpie_state::partition_of(
                 filter.filter(),

@@ -12,6 +12,7 @@ mod groups;
 mod handle;
 mod identity_file;
 mod index;
+mod inspect;
 mod leaders;
 mod link;
 mod membership;

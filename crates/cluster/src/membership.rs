@@ -209,6 +209,17 @@ impl Membership {
         stream == self.stream() || self.inner.peers.is_reachable(stream, age)
     }
 
+    /// Whether this node knows that a life is over. Cheap enough to be asked for every batch.
+    pub(crate) fn is_over(&self, stream: StreamId) -> bool {
+        let lives = self.inner.lives.load();
+        lives
+            .get(&stream.node)
+            .is_some_and(|(known, state)| match stream.incarnation == *known {
+                true => *state == MemberState::Down,
+                false => stream.incarnation.counter <= known.counter,
+            })
+    }
+
     fn is_draining(&self) -> bool {
         self.inner.is_draining.load(Ordering::Relaxed)
     }

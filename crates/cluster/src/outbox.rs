@@ -30,8 +30,10 @@ use crate::stream::{Choosers, propose_append};
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Replicas are looked for so often at least.
 const REPLICAS_EVERY: Duration = Duration::from_secs(1);
-/// Batches that are sent before the first of them is taken out.
-const BATCHES_MAX: usize = 16;
+/// Batches that are sent before the first of them is taken out; the other end has room for as many answers.
+const BATCHES_MAX: usize = 48;
+/// Bytes that are sent before, but for the batch that reaches it.
+const BYTES_MAX: usize = 1 << 20;
 /// Pause before a target is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// A target that does not answer a batch in this time is asked anew, wherever its leader is by then.
@@ -81,7 +83,7 @@ async fn tend(parts: Arc<OutboxParts>, source: PartitionId, group: Partition) {
     loop {
         applied.mark_unchanged();
         if leadership.borrow_and_update().is_here {
-            for target in group.with_state(PartitionState::outbox_targets) {
+            for (target, _) in group.with_state(PartitionState::outbox_targets) {
                 let is_sending = sending.get(&target).is_some_and(|it| !it.is_finished());
                 if !is_sending {
                     let outbox = Outbox {
@@ -136,7 +138,7 @@ impl Outbox {
         while self.group.is_leader() {
             let batches = self
                 .group
-                .with_state(|state| state.outbox_to(self.target, BATCHES_MAX));
+                .with_state(|state| state.outbox_to(self.target, BATCHES_MAX, BYTES_MAX));
             let Some(first) = batches.first() else {
                 return;
             };

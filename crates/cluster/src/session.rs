@@ -160,6 +160,7 @@ impl Cluster {
             bytes: records,
             count,
             has_control: true,
+            is_patient: false,
             // What is given up is refused by its epoch if it commits too late.
             client: None,
         };

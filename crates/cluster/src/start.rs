@@ -16,6 +16,7 @@ use crate::fatal::FatalSwitch;
 use crate::groups::Groups;
 use crate::handle::{Cluster, DirectFilters, Formed, Inner, TailSlot};
 use crate::identity_file::IdentityFile;
+use crate::inspect;
 use crate::leaders::Leaders;
 use crate::link::{LinkService, Links};
 use crate::membership::{Membership, MembershipParts};
@@ -469,6 +470,14 @@ impl proto::sessions_server::Sessions for Sessions {
         request: tonic::Request<proto::LoadRequest>,
     ) -> Result<tonic::Response<proto::LoadReply>, tonic::Status> {
         let reply = self.takeover()?.serve_load(request.into_inner()).await?;
+        Ok(tonic::Response::new(reply))
+    }
+
+    async fn list(
+        &self,
+        request: tonic::Request<proto::ListRequest>,
+    ) -> Result<tonic::Response<proto::ListReply>, tonic::Status> {
+        let reply = inspect::serve_list(&self.cluster.inner.groups, request.into_inner())?;
         Ok(tonic::Response::new(reply))
     }
 }

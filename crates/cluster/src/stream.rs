@@ -64,6 +64,8 @@ pub(crate) struct Records {
     pub(crate) count: u32,
     /// Whether one of them must be read when it is applied.
     pub(crate) has_control: bool,
+    /// Not given up once they are proposed: somebody waits as long as it takes.
+    pub(crate) is_patient: bool,
     /// Whose messages they are: noted while they may still commit after their submitter was told that nothing is known.
     pub(crate) client: Option<ClientId>,
 }
@@ -162,7 +164,19 @@ impl Stream {
 
     /// [`submit`](Self::submit) of control records, waiting for the outcome.
     pub(crate) async fn commit(&self, records: &[Record]) -> Result<Done, Stopping> {
-        let records = Records::control(records);
+        self.commit_records(Records::control(records)).await
+    }
+
+    /// [`commit`](Self::commit), but once the records are proposed it waits as long as it takes to know what became of them.
+    pub(crate) async fn commit_for_certain(&self, records: &[Record]) -> Result<Done, Stopping> {
+        let records = Records {
+            is_patient: true,
+            ..Records::control(records)
+        };
+        self.commit_records(records).await
+    }
+
+    async fn commit_records(&self, records: Records) -> Result<Done, Stopping> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         // Whoever waits may be gone by then.
         let done = Box::new(move |done| drop(answer.send(done)));
@@ -180,6 +194,7 @@ impl Records {
             bytes: bytes.freeze(),
             count: u32::try_from(records.len()).unwrap_or(u32::MAX),
             has_control: true,
+            is_patient: false,
             client: None,
         }
     }

@@ -18,9 +18,9 @@
 mod detaching;
 mod handover;
 mod load;
+mod pending;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -38,9 +38,12 @@ use crate::rpc::{Channels, MESSAGE_BYTES_MAX, Purpose};
 use crate::stream::{Done, Stream};
 use crate::{Attach, Attached, Error, Event, Handover, proto};
 use detaching::Detaching;
+use pending::Pending;
 
 /// How long a CONNACK waits for the previous node to confirm.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
+/// How long the answer to a newer attach waits for an older one of this node.
+const THROUGH_WITHIN: Duration = Duration::from_millis(300);
 /// Pause before a previous node that did not confirm is told again.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A node that was asked to end connections reports back within this time, or not at all.
@@ -72,14 +75,7 @@ struct Inner {
     parts: TakeoverParts,
     partitions: u16,
     detaching: Detaching,
-    /// Clients with an attach under way, and the highest epoch that was heard to supersede it meanwhile.
-    pending: Mutex<HashMap<ClientId, Pending>>,
-}
-
-#[derive(Default)]
-struct Pending {
-    attaches: u32,
-    superseded_by: Epoch,
+    pending: Pending,
 }
 
 impl Takeover {
@@ -90,42 +86,76 @@ impl Takeover {
                 parts,
                 partitions,
                 detaching: Detaching::default(),
-                pending: Mutex::default(),
+                pending: Pending::default(),
             }),
         }
     }
 
+    /// Attaches. What was begun goes on to its end when nobody waits for it any more: only then is it safe to let go of it again.
     pub(crate) async fn attach(&self, attach: Attach) -> Result<Attached, Error> {
-        let client = attach.client.clone();
-        let pending = self.note_pending(&client);
-        let outcome = self.attach_and_supersede(attach).await;
-        let superseded_by = pending.finish();
-        // Before CONNACK: is this still the newest that was heard of?
-        match outcome {
-            Ok(attached) if superseded_by > attached.epoch => {
-                self.detach(attached.undo(client));
-                Err(taken_over())
+        let (client, takeover) = (attach.client.clone(), self.clone());
+        let (tell, mut told) = oneshot::channel();
+        tokio::spawn(async move {
+            let outcome = takeover.attach_to_the_end(attach).await;
+            if let Err(Ok(attached)) = tell.send(outcome) {
+                takeover.detach(attached.undo(client));
             }
-            outcome => outcome,
+        });
+        let within = self.inner.parts.deadline + CONFIRM_WITHIN;
+        if let Ok(outcome) = tokio::time::timeout(within, &mut told).await {
+            return outcome.unwrap_or(Err(Error::Stopping));
+        }
+        told.close();
+        // Told at the last moment.
+        told.try_recv()
+            .unwrap_or(Err(Error::Unknown("the attach takes too long")))
+    }
+
+    async fn attach_to_the_end(&self, attach: Attach) -> Result<Attached, Error> {
+        let client = attach.client.clone();
+        let attaching = self.inner.pending.begin(&client);
+        let answer = self.commit_attach(attach).await?;
+        let epoch = answer.epoch;
+        attaching.has(epoch);
+        let mut attached = Attached {
+            epoch,
+            incarnation: epoch,
+            session: None,
+        };
+        let mut outcome = self.take_over(&client, answer, &mut attached).await;
+        // Before CONNACK: is this still the newest that was heard of?
+        if attaching.superseded_by() > epoch {
+            outcome = Err(taken_over());
+        }
+        match outcome {
+            Ok(()) => Ok(attached),
+            Err(error) => {
+                // The connection will be closed: nobody else would let go of its attachment.
+                self.detach(attached.undo(client));
+                Err(error)
+            }
         }
     }
 
-    async fn attach_and_supersede(&self, attach: Attach) -> Result<Attached, Error> {
+    async fn commit_attach(
+        &self,
+        attach: Attach,
+    ) -> Result<magpie_state::partition::Attached, Error> {
         let Attach {
             client,
             clean_start,
             session_expiry_s,
             will,
         } = attach;
+        let stream = self.of(&client);
         let record = Record::Attach {
-            client: client.clone(),
+            client,
             clean_start,
             session_expiry_s,
             will,
         };
-        let done = self
-            .of(&client)
-            .commit(&[record])
+        let done = stream
+            .commit_for_certain(&[record])
             .await
             .map_err(|_| Error::Stopping)?;
         let answer = match done {
@@ -135,20 +165,7 @@ impl Takeover {
             }
             Done::Unknown => return Err(Error::Unknown("the client's partition did not answer")),
         };
-        let answer = answer.ok_or(Error::Unknown("the partition gave no answer to an attach"))?;
-        let mut attached = Attached {
-            epoch: answer.epoch,
-            incarnation: answer.epoch,
-            session: None,
-        };
-        match self.take_over(&client, answer, &mut attached).await {
-            Ok(()) => Ok(attached),
-            Err(error) => {
-                // The connection will be closed: nobody else would let go of its attachment.
-                self.detach(attached.undo(client));
-                Err(error)
-            }
-        }
+        answer.ok_or(Error::Unknown("the partition gave no answer to an attach"))
     }
 
     /// Ends what was attached before, and gets the session.
@@ -207,23 +224,27 @@ impl Takeover {
         Ok(left.map(|left| left.progress))
     }
 
-    /// Keeps appends of the previous connection out of every partition.
+    /// Keeps appends of the previous connection out of every partition; tries until it has, or until the life that may send them is over.
     async fn fence(&self, client: &ClientId, epoch: Epoch, against: StreamId) -> Result<(), Error> {
         let record = [Record::Fence {
             client: client.clone(),
             epoch,
             against,
         }];
-        let fences = self.streams().iter().map(|stream| stream.commit(&record));
-        for done in futures::future::join_all(fences).await {
-            match done.map_err(|_| Error::Stopping)? {
-                Done::Taken { .. } => {}
-                Done::NotProposed | Done::Unknown => {
-                    return Err(Error::Unknown("a partition took no fence"));
+        let membership = &self.inner.parts.membership;
+        let fences = self.streams().iter().map(async |stream| {
+            loop {
+                match stream.commit(&record).await.map_err(|_| Error::Stopping)? {
+                    Done::Taken { .. } => return Ok(()),
+                    Done::NotProposed | Done::Unknown => {}
+                }
+                if membership.is_over(against) {
+                    // Every leader that knows it takes nothing more from there.
+                    return Ok(());
                 }
             }
-        }
-        Ok(())
+        });
+        futures::future::try_join_all(fences).await.map(|_| ())
     }
 
     /// The previous node still holds a connection that can do nothing any more: it is told to end it until it has, or is over.
@@ -273,6 +294,18 @@ impl Takeover {
             .into_iter()
             .chain(self.inner.detaching.left(client, epoch))
             .max_by_key(|left| left.epoch);
+        if !self
+            .inner
+            .pending
+            .through(client, epoch, THROUGH_WITHIN)
+            .await
+        {
+            // What an older attach of this node superseded is not kept out yet. A fence of the newer one does that.
+            return Told {
+                is_gone: false,
+                left,
+            };
+        }
         if fenced {
             // Behind everything that the connection had queued: streams keep their order.
             self.lower_fences(client.clone(), epoch).await;
@@ -286,7 +319,7 @@ impl Takeover {
     /// Ends this node's connections of a client below an epoch: what the newest of them left, once they are closed and their submissions
     /// answered. `None`: not confirmed.
     async fn end_here(&self, client: ClientId, epoch: Epoch) -> Option<Option<Handover>> {
-        self.note_superseded(&client, epoch);
+        self.inner.pending.note_superseded(&client, epoch);
         let (gone, is_gone) = oneshot::channel();
         let event = Event::Supersede {
             client,
@@ -313,27 +346,6 @@ impl Takeover {
 
     fn streams(&self) -> &[Stream] {
         &self.inner.parts.streams
-    }
-
-    fn note_pending(&self, client: &ClientId) -> PendingAttach {
-        self.pending().entry(client.clone()).or_default().attaches += 1;
-        PendingAttach {
-            takeover: self.clone(),
-            client: Some(client.clone()),
-        }
-    }
-
-    fn note_superseded(&self, client: &ClientId, epoch: Epoch) {
-        if let Some(pending) = self.pending().get_mut(client) {
-            pending.superseded_by = pending.superseded_by.max(epoch);
-        }
-    }
-
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<ClientId, Pending>> {
-        self.inner
-            .pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -387,43 +399,6 @@ impl From<Told> for proto::SupersedeReply {
 
 fn taken_over() -> Error {
     Error::Unknown("a newer connection of the client took over")
-}
-
-/// An attach under way; dropped when its caller gives up.
-struct PendingAttach {
-    takeover: Takeover,
-    client: Option<ClientId>,
-}
-
-impl PendingAttach {
-    /// The attach is through: the highest epoch that was heard of meanwhile.
-    fn finish(mut self) -> Epoch {
-        self.client
-            .take()
-            .map(|client| self.end(&client))
-            .unwrap_or_default()
-    }
-
-    fn end(&self, client: &ClientId) -> Epoch {
-        let mut all = self.takeover.pending();
-        let Some(pending) = all.get_mut(client) else {
-            return Epoch::default();
-        };
-        let superseded_by = pending.superseded_by;
-        pending.attaches -= 1;
-        if pending.attaches == 0 {
-            all.remove(client);
-        }
-        superseded_by
-    }
-}
-
-impl Drop for PendingAttach {
-    fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            self.end(&client);
-        }
-    }
 }
 
 impl Takeover {

@@ -1,235 +1,20 @@
 //! Streams, tails, links and takeovers over whole nodes in one process, through the handle that the broker uses.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::Arc;
-use std::time::Duration;
+mod node;
 
-use bytes::{Bytes, BytesMut};
-use magpie_cluster::{
-    Attach, Cluster, Config, Direct, DirectOutcome, Event, Handover, Readiness, ShareMember,
-    Submission, Submitted,
-};
-use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
-use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use magpie_cluster::{Attach, Direct, DirectOutcome, ShareMember, Submission, Submitted};
+use magpie_codec::{QoS, TopicFilter, TopicName};
+use magpie_state::encode_publish;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A node whose broker is this test.
-struct Node {
-    cluster: Cluster,
-    config: Config,
-    /// Payloads from all tails, with the share members chosen here.
-    delivered: mpsc::Receiver<(String, Vec<u64>)>,
-    direct: mpsc::Receiver<String>,
-    superseded: mpsc::Receiver<(ClientId, Epoch, oneshot::Sender<Option<Handover>>)>,
-    _dir: tempfile::TempDir,
-    /// Its own, so that a restart leaves nothing of the old life behind.
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-async fn nodes(count: usize, direct_filters: &[&str]) -> Vec<Node> {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
-    let addresses: Vec<String> = (0..count)
-        .map(|_| format!("127.0.0.1:{}", free_port()))
-        .collect();
-    let started = addresses.iter().enumerate().map(|(number, address)| {
-        let dir = tempfile::tempdir().unwrap();
-        let config = Config {
-            data_dir: dir.path().to_owned(),
-            node_name: format!("node-{number}"),
-            cluster_listen: address.clone(),
-            cluster_advertise: address.clone(),
-            seeds: if count > 1 {
-                addresses.clone()
-            } else {
-                Vec::new()
-            },
-            cluster_secret: Some("secret".to_owned()),
-            partitions: 3,
-            direct_filters: direct_filters
-                .iter()
-                .map(|filter| (*filter).to_owned())
-                .collect(),
-            route_linger: Duration::from_millis(200),
-            ..Config::default()
-        };
-        start(dir, config)
-    });
-    let nodes = futures::future::join_all(started).await;
-    for node in &nodes {
-        let mut readiness = node.cluster.readiness();
-        let ready = readiness.wait_for(|readiness| *readiness == Readiness::Ready);
-        timeout(PATIENCE, ready)
-            .await
-            .expect("ready in time")
-            .unwrap();
-    }
-    nodes
-}
-
-/// Starts a node on a runtime of its own.
-async fn start(dir: tempfile::TempDir, config: Config) -> Node {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let node = runtime.spawn(async move {
-        let (cluster, events) = Cluster::start(config.clone()).await.unwrap();
-        run_broker(cluster, events, dir, config).await
-    });
-    let mut node = node.await.unwrap();
-    node.runtime = Some(runtime);
-    node
-}
-
-async fn run_broker(
-    cluster: Cluster,
-    mut events: magpie_cluster::Events,
-    dir: tempfile::TempDir,
-    config: Config,
-) -> Node {
-    timeout(PATIENCE, cluster.formed())
-        .await
-        .expect("formed in time");
-    let (deliver, delivered) = mpsc::channel(100_000);
-    for partition in 0..cluster.partitions() {
-        let (mut tail, deliver) = (cluster.take_tail(PartitionId(partition)), deliver.clone());
-        tokio::spawn(async move {
-            while let Some(batch) = tail.next().await {
-                for item in batch.items {
-                    let payload = String::from_utf8(item.message.payload.to_vec()).unwrap();
-                    let shares = item.shares.iter().map(|(_, member)| member.0).collect();
-                    let _ = deliver.send((payload, shares)).await;
-                }
-                tail.done(batch.index);
-            }
-        });
-    }
-    let (direct_in, direct) = mpsc::channel(100_000);
-    let (supersede, superseded) = mpsc::channel(16);
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            match event {
-                Event::Direct { messages, taken } => {
-                    for message in messages {
-                        let payload = String::from_utf8(message.message.payload.to_vec()).unwrap();
-                        let _ = direct_in.send(payload).await;
-                    }
-                    let _ = taken.send(());
-                }
-                Event::Supersede {
-                    client,
-                    epoch,
-                    gone,
-                } => {
-                    let _ = supersede.send((client, epoch, gone)).await;
-                }
-                Event::TailLost { .. } | Event::CloseAll { .. } => {}
-            }
-        }
-    });
-    Node {
-        cluster,
-        delivered,
-        direct,
-        superseded,
-        _dir: dir,
-        config,
-        runtime: None,
-    }
-}
-
-fn client(id: &str) -> ClientId {
-    ClientId(Text::try_from(id).unwrap())
-}
-
-fn message(topic: &str, payload: &str) -> Message {
-    Message {
-        topic: TopicName::try_from(topic).unwrap(),
-        payload: Bytes::copy_from_slice(payload.as_bytes()),
-        properties: None,
-    }
-}
-
-const fn head(client: &ClientId, epoch: Epoch) -> PublishHead<'_> {
-    PublishHead {
-        client,
-        epoch,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        retain_only: false,
-        published_ms: 1,
-        dedup: None,
-    }
-}
-
-async fn publish(node: &Node, topic: &str, payload: &str) -> Submitted {
-    let message = message(topic, payload);
-    let mut records = BytesMut::new();
-    encode_publish(
-        &head(&client("publisher"), Epoch(1)),
-        &message,
-        &mut records,
-    );
-    let (done, outcome) = oneshot::channel();
-    let submission = Submission {
-        records: records.freeze(),
-        count: 1,
-        must_read: false,
-        client: client("publisher"),
-        done: Box::new(move |outcome| drop(done.send(outcome))),
-    };
-    let partition = node.cluster.partition_of(&message.topic);
-    node.cluster.submit(partition, submission).await.unwrap();
-    timeout(PATIENCE, outcome)
-        .await
-        .expect("answered in time")
-        .unwrap()
-}
-
-fn committed() -> Submitted {
-    Submitted::Committed {
-        refused: Vec::new(),
-        repeated: Vec::new(),
-    }
-}
-
-async fn delivered(node: &mut Node, count: usize) -> Vec<String> {
-    let mut payloads = Vec::new();
-    while payloads.len() < count {
-        let (payload, _) = timeout(PATIENCE, node.delivered.recv())
-            .await
-            .expect("delivered in time")
-            .unwrap();
-        payloads.push(payload);
-    }
-    payloads
-}
-
-async fn subscribe(node: &Node, filter: &str) {
-    let filter = TopicFilter::try_from(filter).unwrap();
-    let barrier = node.cluster.watch(&filter).await.unwrap();
-    node.cluster.passed(barrier).await.unwrap();
-}
+use node::{
+    PATIENCE, client, committed, delivered, head, message, nodes, publish, restart, subscribe,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_commits_and_delivers_in_order() {
@@ -406,27 +191,6 @@ async fn direct_messages_reach_the_nodes_that_have_subscribers() {
     for node in &nodes {
         node.cluster.stop().await;
     }
-}
-
-/// Stops a node and starts it again, with its data, as another life.
-async fn restart(mut node: Node) -> Node {
-    node.cluster.stop().await;
-    let runtime = node.runtime.take().unwrap();
-    let (config, dir) = (
-        node.config.clone(),
-        std::mem::replace(&mut node._dir, tempfile::tempdir().unwrap()),
-    );
-    drop(node);
-    let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
-    ended.await.unwrap();
-    let node = start(dir, config).await;
-    let mut readiness = node.cluster.readiness();
-    let ready = readiness.wait_for(|readiness| *readiness == Readiness::Ready);
-    timeout(PATIENCE, ready)
-        .await
-        .expect("ready in time")
-        .unwrap();
-    node
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use magpie_state::partition::{PartitionCommand, PartitionState};
+use magpie_state::partition::{PartitionCommand, PartitionState, TICK_MS_MAX};
 use tokio::time::Instant;
 
 use super::Membership;
 use crate::raft::RaftGroup;
 
-/// More is cut by the state.
-const TICK_MS_MAX: u32 = 1000;
 /// Between ticks.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 /// What lies further back than this is not made up for: while nothing could be committed, no client could come back either.

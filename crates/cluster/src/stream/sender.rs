@@ -65,6 +65,7 @@ struct Member {
     first: u32,
     count: u32,
     queued: Instant,
+    is_patient: bool,
     /// Whose messages.
     client: Option<ClientId>,
     /// `None` once its deadline passed and it was told that the outcome is unknown.
@@ -279,6 +280,7 @@ impl Sender {
                 first: count,
                 count: records.count,
                 queued,
+                is_patient: records.is_patient,
                 client: records.client,
                 done: Some(done),
                 _bytes,
@@ -414,7 +416,9 @@ impl Sender {
             .unanswered
             .iter_mut()
             .flat_map(|batch| &mut batch.members);
-        for member in members.filter(|member| member.queued.elapsed() > deadline) {
+        let is_late =
+            |member: &&mut Member| !member.is_patient && member.queued.elapsed() > deadline;
+        for member in members.filter(is_late) {
             if let Some(done) = member.done.take() {
                 given_up.push((member.client.clone(), done));
             }

@@ -154,6 +154,10 @@ impl PartitionService {
                     Ok(None) | Err(_) => return,
                 },
             };
+            if !stream.is_outbox() && self.membership.is_over(stream) {
+                // What it held is given to others as soon as any partition knows; so nothing more from it, wherever this is known.
+                return;
+            }
             let (seq, answers) = (batch.seq, answers.clone());
             propose_append(&group, &chooser, stream, batch, move |outcome| {
                 let answer = match outcome {

@@ -27,6 +27,24 @@ impl Takeover {
         client: &ClientId,
         epoch: Epoch,
     ) -> Result<Box<StoredSession>, Error> {
+        let session = self.read(client, epoch).await?;
+        session
+            .filter(|session| session.attached.is_some_and(|(now, _)| now == epoch))
+            .map(Box::new)
+            .ok_or_else(taken_over)
+    }
+
+    /// The session of `client`, as some replica knows it.
+    pub(crate) async fn look_up(
+        &self,
+        client: &ClientId,
+    ) -> Result<Option<Box<StoredSession>>, Error> {
+        let session = self.read(client, Epoch::default()).await?;
+        Ok(session.map(Box::new))
+    }
+
+    /// From a replica that has applied the attach of `epoch`.
+    async fn read(&self, client: &ClientId, epoch: Epoch) -> Result<Option<StoredSession>, Error> {
         let parts = &self.inner.parts;
         let mut leaders = parts.leaders.changes();
         let loading = async {
@@ -47,12 +65,7 @@ impl Takeover {
             () = parts.stop.cancelled() => return Err(Error::Stopping),
             loaded = tokio::time::timeout(parts.deadline, loading) => loaded,
         };
-        let session = session
-            .map_err(|_| Error::Unknown("the client's partition does not tell its session"))?;
-        session
-            .filter(|session| session.attached.is_some_and(|(now, _)| now == epoch))
-            .map(Box::new)
-            .ok_or_else(taken_over)
+        session.map_err(|_| Error::Unknown("the client's partition does not tell its session"))
     }
 
     /// From a replica of this node; `None` if there is none, or if it lags.

@@ -198,26 +198,41 @@ impl Outbox {
 }
 
 impl PartitionState {
-    /// The partitions that batches of the outbox wait for.
+    /// The partitions that batches of the outbox wait for, each with their number.
     #[must_use]
-    pub fn outbox_targets(&self) -> Vec<PartitionId> {
-        let queues = self.outbox.by_target.iter();
+    pub fn outbox_targets(&self) -> Vec<(PartitionId, usize)> {
+        let queues = self.outbox.by_target.range(..UNROUTED);
         let waiting = queues.filter(|(_, queue)| !queue.batches.is_empty());
-        waiting.map(|(target, _)| *target).collect()
+        waiting
+            .map(|(target, queue)| (*target, queue.batches.len()))
+            .collect()
     }
 
-    /// The first `limit` batches for `target`, by number.
+    /// The first batches for `target`, by number: at most `batches_max`, and no more once they have `bytes_max` bytes.
     #[must_use]
-    pub fn outbox_to(&self, target: PartitionId, limit: usize) -> Vec<OutboxBatch> {
+    pub fn outbox_to(
+        &self,
+        target: PartitionId,
+        batches_max: usize,
+        bytes_max: usize,
+    ) -> Vec<OutboxBatch> {
         let queue = self.outbox.by_target.get(&target);
         let batches = queue.into_iter().flat_map(|queue| &queue.batches);
-        let batches = batches.map(|(seq, batch)| OutboxBatch {
-            target,
-            seq: *seq,
-            count: batch.count,
-            records: Bytes::copy_from_slice(&batch.records),
-        });
-        batches.take(limit).collect()
+        let mut bytes = 0;
+        batches
+            .take(batches_max)
+            .take_while(|(_, batch)| {
+                let has_room = bytes < bytes_max;
+                bytes += batch.records.len();
+                has_room
+            })
+            .map(|(seq, batch)| OutboxBatch {
+                target,
+                seq: *seq,
+                count: batch.count,
+                records: batch.records.clone(),
+            })
+            .collect()
     }
 }
 
