@@ -6,7 +6,7 @@ use magpie_codec::{PacketId, QoS};
 
 use super::super::Changed;
 use super::{Sessions, Superseded, cursors, key};
-use crate::{Binding, ClientId, Epoch, Inflight, Stage};
+use crate::{Binding, ClientId, Cursor, Epoch, Inflight, PartitionId, Position, Stage};
 
 impl Sessions {
     pub(in super::super) fn bind(
@@ -23,10 +23,32 @@ impl Sessions {
         changed.insert(key(&client.0));
         let cursors = self.cursors(self.table.at(number));
         let reused: HashSet<PacketId> = bindings.iter().map(|binding| binding.packet_id).collect();
+        let bound: HashSet<(PartitionId, Position)> = bindings
+            .iter()
+            .map(|binding| (binding.partition, binding.position))
+            .collect();
         let session = self.table.at_mut(number);
         let mut inflight = session.inflight().to_vec();
+        // An identifier that is used anew was free: its message is done, and must not be sent again under another one.
+        let done: Vec<Cursor> = inflight
+            .iter()
+            .filter(|it| reused.contains(&it.packet_id))
+            .filter(|it| !bound.contains(&(it.partition, it.position)))
+            .map(|it| Cursor {
+                partition: it.partition,
+                floor: Position::START,
+                done: vec![it.position],
+            })
+            .collect();
+        if !done.is_empty() {
+            let mut own = session.cursors.to_vec();
+            cursors::merge(&mut own, &done);
+            session.cursors = own.into();
+        }
         inflight.retain(|it| {
             !reused.contains(&it.packet_id)
+                // Bound anew under another identifier: the first one was never sent.
+                && !bound.contains(&(it.partition, it.position))
                 && !cursors::is_done(&cursors, it.partition, it.position)
         });
         inflight.extend(bindings.iter().map(|binding| Inflight {

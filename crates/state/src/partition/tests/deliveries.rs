@@ -169,3 +169,32 @@ fn a_session_that_ends_with_its_connection_stores_nothing() {
     let session = replica.session("phone").unwrap();
     assert!(session.subscriptions.is_empty() && session.inflight.is_empty());
 }
+
+#[test]
+fn a_reused_identifier_says_that_its_first_message_is_done() {
+    let mut replica = Replica::configured();
+    let epoch = connect(&mut replica);
+    replica.send(A1, &[bind(epoch, &[(7, 10)]), received(epoch, 7)]);
+    // PUBCOMP came, and before any progress was reported the identifier stands for another message; then the node is gone.
+    replica.send(A1, &[bind(epoch, &[(7, 11)])]);
+    replica.apply(&PartitionCommand::EndStream { stream: A1 });
+    let session = replica.session("phone").unwrap();
+    assert_eq!(inflight(&replica), [(7, 11, Stage::Published)]);
+    let here = session.cursors.iter().find(|it| it.partition == HERE);
+    assert_eq!(here.unwrap().done, [at(10)]);
+}
+
+#[test]
+fn a_message_is_bound_to_one_identifier() {
+    let mut replica = Replica::configured();
+    let epoch = connect(&mut replica);
+    replica.send(A1, &[bind(epoch, &[(7, 10)])]);
+    // Never sent under the first one: bound again by whoever resumed the session.
+    replica.send(A1, &[bind(epoch, &[(8, 10)])]);
+    assert_eq!(inflight(&replica), [(8, 10, Stage::Published)]);
+    // So the first one may be used anew without ending it.
+    replica.send(A1, &[bind(epoch, &[(7, 11)])]);
+    let expected = [(8, 10, Stage::Published), (7, 11, Stage::Published)];
+    assert_eq!(inflight(&replica), expected);
+    assert!(replica.session("phone").unwrap().cursors.is_empty());
+}
