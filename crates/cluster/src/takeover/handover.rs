@@ -1,7 +1,7 @@
 //! Putting together what is recorded of a session and what the previous node handed over.
 
 use magpie_state::partition::StoredSession;
-use magpie_state::{Cursor, SessionProgress};
+use magpie_state::{Cursor, SessionProgress, Stage};
 
 /// The session as the previous connection left it. Nothing else may have acted on the session since: `progress` is that of the attachment
 /// right before the present one.
@@ -15,8 +15,31 @@ pub(super) fn merge(session: &mut StoredSession, progress: SessionProgress) {
             Err(at) => session.cursors.insert(at, cursor),
         }
     }
-    // It is complete and in the order of sending, which what is recorded cannot be.
-    session.inflight = progress.inflight;
+    // What was handed over is in the order of sending, which what is recorded cannot be. What is recorded beyond it was bound in the last
+    // moment: it was not sent, but keeps its identifier.
+    let recorded = std::mem::replace(&mut session.inflight, progress.inflight);
+    for bound in recorded {
+        let is_known = session
+            .inflight
+            .iter_mut()
+            .find(|it| (it.partition, it.position) == (bound.partition, bound.position));
+        match is_known {
+            Some(known) if bound.stage == Stage::Released => known.stage = Stage::Released,
+            Some(_) => {}
+            None => {
+                let is_done = session.cursors.iter().any(|cursor| {
+                    cursor.partition == bound.partition && cursor.is_done(bound.position)
+                });
+                let is_reused = session
+                    .inflight
+                    .iter()
+                    .any(|it| it.packet_id == bound.packet_id);
+                if !is_done && !is_reused {
+                    session.inflight.push(bound);
+                }
+            }
+        }
+    }
 }
 
 /// What either knows to be done is done.
@@ -26,4 +49,59 @@ fn merge_cursor(known: &mut Cursor, newer: Cursor) {
     known.done.retain(|position| *position > known.floor);
     known.done.sort_unstable();
     known.done.dedup();
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use magpie_codec::{PacketId, QoS};
+    use magpie_state::{Epoch, Inflight, PartitionId, Position};
+
+    use super::*;
+
+    fn inflight(number: u16, index: u64, stage: Stage) -> Inflight {
+        Inflight {
+            packet_id: PacketId::new(number).unwrap(),
+            partition: PartitionId(0),
+            position: Position::at(index, 0),
+            qos: QoS::ExactlyOnce,
+            stage,
+        }
+    }
+
+    #[test]
+    fn what_was_bound_in_the_last_moment_keeps_its_identifier() {
+        let mut session = StoredSession {
+            inflight: vec![
+                inflight(1, 10, Stage::Released),
+                inflight(2, 11, Stage::Published),
+                inflight(3, 12, Stage::Published),
+                inflight(5, 9, Stage::Published),
+            ],
+            session: Epoch(1),
+            attached: None,
+            session_expiry_s: 60,
+            subscriptions: Vec::new(),
+            cursors: Vec::new(),
+        };
+        let progress = SessionProgress {
+            cursors: vec![Cursor {
+                partition: PartitionId(0),
+                floor: Position::at(9, 0),
+                done: vec![Position::at(12, 0)],
+            }],
+            inflight: vec![
+                inflight(4, 13, Stage::Published),
+                inflight(1, 10, Stage::Published),
+            ],
+        };
+        merge(&mut session, progress);
+        let expected = [
+            inflight(4, 13, Stage::Published),
+            inflight(1, 10, Stage::Released),
+            inflight(2, 11, Stage::Published),
+        ];
+        assert_eq!(session.inflight, expected);
+    }
 }
