@@ -7,6 +7,7 @@ mod end;
 mod outputs;
 mod timer;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use bytesize::ByteSize;
-use magpie_codec::{Decoder, Packet, Will};
+use magpie_codec::{Decoder, Packet};
 use magpie_session as session;
-use magpie_session::{CloseCause, Eviction};
+use magpie_session::{CloseCause, Delivery, Eviction};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -27,11 +28,13 @@ use tokio_util::io::poll_read_buf;
 use crate::authenticate::Authentication;
 use crate::buffers;
 use crate::config::Problem;
+use crate::durable::Durable;
 use crate::handle::Handle;
 use crate::mailbox::{Append, Taken};
 use crate::metrics::Tally;
 use crate::node::Shared;
 use crate::publish::{Publisher, Submitting};
+use crate::read::Reading;
 use crate::subscribe::Subscribing;
 use crate::write_buffer::WriteBuffer;
 use timer::Timer;
@@ -118,14 +121,19 @@ struct Driver {
     is_evicted: bool,
     /// Once attached.
     publisher: Option<Box<Publisher>>,
+    /// Once attached, if the session outlives its connection.
+    durable: Option<Box<Durable>>,
+    reading: Reading,
+    /// Messages that were retained when the client subscribed; they come before those of the mailbox.
+    retained: VecDeque<Delivery>,
     /// Once attached: this task may still append, if only the Will.
     append: Option<Append>,
     submitting: Option<Submitting>,
+    /// What the session wants to be made safe, on its way into the cluster's queue.
+    keeping: Option<Submitting>,
     subscribing: Subscribing,
     /// As CONNECT said.
     keep_alive_s: u16,
-    /// As CONNECT said.
-    will: Option<Box<Will>>,
     received: Tally,
     sent: Tally,
     timer: Timer,
@@ -138,7 +146,9 @@ struct Driver {
 /// How the conversation ended.
 struct End {
     cause: CloseCause,
-    will: Option<Box<Will>>,
+    will_discarded: bool,
+    /// If DISCONNECT changed it.
+    session_expiry_s: Option<u32>,
 }
 
 impl Driver {
@@ -164,11 +174,14 @@ impl Driver {
             taken: Taken::default(),
             is_evicted: false,
             publisher: None,
+            durable: None,
+            reading: Reading::default(),
+            retained: VecDeque::new(),
             append: None,
             submitting: None,
+            keeping: None,
             subscribing: Subscribing::default(),
             keep_alive_s: 0,
-            will: None,
             received: Tally::default(),
             sent: Tally::default(),
             timer: Timer::new(),
@@ -187,6 +200,7 @@ impl Driver {
             let mut has_progress = self.poll_mailbox(cx, now);
             has_progress |= self.poll_read(cx, now);
             has_progress |= self.hand_over_deliveries(now);
+            self.read_on();
             has_progress |= self.poll_time(cx, now);
             self.end_burst();
             has_progress |= self.poll_submitting(cx);
@@ -315,14 +329,16 @@ impl Driver {
     /// Gives the session the messages that the client's window and our write buffer have room for.
     fn hand_over_deliveries(&mut self, now: Instant) -> bool {
         let mut has_any = false;
-        while self.end.is_none() && self.has_room() {
-            let Some(qos) = self.taken.next_qos() else {
+        while self.end.is_none() && self.has_room() && !self.subscribing.holds_deliveries() {
+            let retained = self.retained.front().map(|delivery| delivery.qos);
+            let Some(qos) = retained.or_else(|| self.taken.next_qos()) else {
                 break;
             };
             if !self.session.can_accept(qos) {
                 break;
             }
-            let Some(delivery) = self.taken.next() else {
+            let next = self.retained.pop_front();
+            let Some(delivery) = next.or_else(|| self.taken.next()) else {
                 break;
             };
             self.session.handle_delivery(delivery, now);
@@ -330,6 +346,19 @@ impl Driver {
             has_any = true;
         }
         has_any
+    }
+
+    /// Has the log read for a session that is behind, when there is room.
+    fn read_on(&mut self) {
+        if self.taken.has_unread
+            && self.end.is_none()
+            && let Some(session) = self.session.session()
+        {
+            let (cluster, positions) = (&self.node.cluster, &self.node.subscribers.positions);
+            self.taken.has_unread = self
+                .reading
+                .start(cluster, positions, &self.handle, session);
+        }
     }
 
     fn poll_time(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
@@ -378,6 +407,12 @@ impl Driver {
         {
             self.submitting = Some(submitting);
         }
+        if self.keeping.is_none()
+            && let Some(durable) = &mut self.durable
+            && let Some(keeping) = durable.end_burst(&self.node.cluster, &self.handle)
+        {
+            self.keeping = Some(Box::pin(keeping));
+        }
         let traffic = &self.handle.traffic;
         if let Some((messages, bytes)) = self.received.report(&self.node.metrics.received) {
             traffic.received.fetch_add(messages, Ordering::Relaxed);
@@ -391,14 +426,20 @@ impl Driver {
 
     /// Usually done at the first call. While it is not, the cluster's queue is full and the client is not read.
     fn poll_submitting(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(submitting) = &mut self.submitting else {
-            return false;
-        };
-        let is_done = submitting.as_mut().poll(cx).is_ready();
-        if is_done {
-            self.submitting = None;
+        let mut has_progress = false;
+        if let Some(keeping) = &mut self.keeping
+            && keeping.as_mut().poll(cx).is_ready()
+        {
+            self.keeping = None;
+            has_progress = true;
         }
-        is_done
+        if let Some(submitting) = &mut self.submitting
+            && submitting.as_mut().poll(cx).is_ready()
+        {
+            self.submitting = None;
+            has_progress = true;
+        }
+        has_progress
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
@@ -442,7 +483,7 @@ mod tests {
         fn future_bytes<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(size_of::<Driver>() <= 768, "{}", size_of::<Driver>());
+        assert!(size_of::<Driver>() <= 896, "{}", size_of::<Driver>());
         assert!(future_bytes(run) <= 640, "{}", future_bytes(run));
         assert!(size_of::<Handle>() + size_of::<crate::mailbox::Mailbox>() <= 384);
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use magpie_codec::{Message, QoS, TopicFilter, TopicName};
 use magpie_router::{CacheLimits, MatchCache};
 use magpie_session::{Delivery, Token};
-use magpie_state::ClientId;
+use magpie_state::{ClientId, PartitionId, Position};
 
 use crate::clock;
 use crate::mailbox::{Pushed, Wakes};
@@ -24,9 +24,17 @@ pub(crate) struct Deliverer {
     metrics: Arc<Metrics>,
 }
 
+/// The token of a delivery that no session is to remember: it did not come from a log.
+pub(crate) const UNTRACKED: Token = Token {
+    partition: u16::MAX,
+    position: 0,
+};
+
 /// A message to be delivered, from whichever way it came.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Published<'a> {
+    /// In the log of its topic's partition; `None` if it came another way.
+    pub(crate) position: Option<Position>,
     /// For No Local.
     pub(crate) publisher: &'a ClientId,
     pub(crate) qos: QoS,
@@ -52,11 +60,20 @@ impl<'a> Published<'a> {
         message: &'a Arc<Message>,
     ) -> Self {
         Self {
+            position: None,
             publisher,
             qos,
             retain,
             expires_at: clock::expires_at(message, published_ms),
             message,
+        }
+    }
+
+    /// The same, from the log.
+    pub(crate) const fn at(self, position: Position) -> Self {
+        Self {
+            position: Some(position),
+            ..self
         }
     }
 }
@@ -98,7 +115,20 @@ impl Deliverer {
             dropped,
             ..
         } = self;
-        let mut push = |receiver: &Receiver| dropped.count(push(receiver, published, wakes));
+        let mut push = |receiver: &Receiver| {
+            dropped.count(match published.position {
+                Some(position) if !receiver.is_whole_at(position) => {
+                    // It subscribed while this very entry was being delivered.
+                    let (topic, number) = (&found.topic, receiver.handle.number);
+                    let then =
+                        subscribers.find_at(topic, found.partition, number, position.index());
+                    then.map_or(Pushed::Queued, |receiver| {
+                        push(&receiver, published, found.partition, wakes)
+                    })
+                }
+                _ => push(receiver, published, found.partition, wakes),
+            });
+        };
         match &found.receivers {
             Receivers::Few(few) => few.iter().for_each(push),
             Receivers::Crowd => subscribers.for_each_of_crowd(&found.topic, &mut push),
@@ -124,9 +154,15 @@ impl Deliverer {
 
     fn deliver_to_one(&mut self, receiver: Option<Receiver>, published: Published<'_>) {
         match receiver {
-            Some(receiver) => self
-                .dropped
-                .count(push(&receiver, published, &mut self.wakes)),
+            Some(receiver) => {
+                // The group keeps no place for a member: what it does not acknowledge is not remembered.
+                let published = Published {
+                    position: None,
+                    ..published
+                };
+                let pushed = push(&receiver, published, PartitionId(0), &mut self.wakes);
+                self.dropped.count(pushed);
+            }
             None => self.dropped.no_member += 1,
         }
     }
@@ -161,14 +197,19 @@ impl Dropped {
     fn count(&mut self, pushed: Pushed) {
         match pushed {
             // A connection that is going gets nothing more, and that is no loss to count.
-            Pushed::Queued | Pushed::Closed => {}
+            Pushed::Queued | Pushed::Deferred | Pushed::Closed => {}
             Pushed::Dropped => self.mailbox_full += 1,
             Pushed::Overflowed => self.overflowed += 1,
         }
     }
 }
 
-fn push(receiver: &Receiver, published: Published<'_>, wakes: &mut Wakes) -> Pushed {
+fn push(
+    receiver: &Receiver,
+    published: Published<'_>,
+    partition: PartitionId,
+    wakes: &mut Wakes,
+) -> Pushed {
     let Some(grant) = receiver.grant(published.publisher) else {
         return Pushed::Queued;
     };
@@ -179,7 +220,10 @@ fn push(receiver: &Receiver, published: Published<'_>, wakes: &mut Wakes) -> Pus
         // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
         retain: published.retain && grant.retain_as_published,
         subscription_ids: grant.ids.clone(),
-        token: Token::default(),
+        token: published.position.map_or(UNTRACKED, |position| Token {
+            partition: partition.0,
+            position: position.0,
+        }),
         expires_at: published.expires_at,
     };
     receiver.handle.mailbox.deliver(delivery, wakes)

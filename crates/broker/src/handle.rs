@@ -33,6 +33,7 @@ pub(crate) struct Greeting {
     pub(crate) client: ClientId,
     pub(crate) version: ProtocolVersion,
     pub(crate) keep_alive_s: u16,
+    pub(crate) session_expiry_s: u32,
 }
 
 /// Application Messages of one connection; only its task adds.
@@ -99,6 +100,13 @@ impl Handle {
 
     pub(crate) fn client(&self) -> Option<&ClientId> {
         self.greeting.get().map(|greeting| &greeting.client)
+    }
+
+    /// Whether its session outlives its connection, as CONNECT said.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.greeting
+            .get()
+            .is_some_and(|greeting| greeting.session_expiry_s > 0)
     }
 
     /// `None` until attached.

@@ -8,18 +8,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytesize::ByteSize;
-use magpie_cluster::{Attached, DirectOutcome, Handover, Submitted};
+use magpie_cluster::{DirectOutcome, Handover, Submitted};
 use magpie_codec::{QoS, ReasonCode};
-use magpie_session::{Delivery, Eviction, Ticket};
+use magpie_session::{Delivery, Eviction, Ticket, Token};
+use magpie_state::{PartitionId, Position};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+
+use crate::attach::Begun;
+use crate::deliver::UNTRACKED;
+use crate::lanes::{Lanes, Offered};
+use crate::read::Read;
+use crate::subscribe::{Resumed, Settled, Watched};
 
 /// Bounds of what waits in this node's memory for one client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MailboxConfig {
-    /// Messages that may wait for one connection. When full, a QoS 0 message is dropped and counted, and one of QoS 1 or 2 ends the
-    /// connection with 0x97. Default 10000.
+    /// Messages that may wait for one connection. When full, a QoS 0 message is dropped and counted. What QoS 1 and 2 messages are too many
+    /// wait in the log, if the session outlives its connection; else they end the connection with 0x97. Default 10000.
     pub messages_max: usize,
     /// Payload and topic bytes that may wait for one connection; the same policy. One message is taken whatever its size.
     /// Default 16 MiB.
@@ -59,13 +66,31 @@ pub(crate) enum Post {
     /// The cluster's answer to an attach.
     Attached {
         ticket: Ticket,
-        result: Result<Attached, ReasonCode>,
+        result: Result<Box<Begun>, ReasonCode>,
     },
     /// The filters of a SUBSCRIBE are watched, or not; in its order.
-    Watched {
-        number: u32,
-        outcomes: Vec<Result<(), ReasonCode>>,
+    Watched { number: u32, watched: Vec<Watched> },
+    /// The first pending SUBSCRIBE or UNSUBSCRIBE is committed, or not.
+    Settled(Box<Settled>),
+    /// The filters of a session that goes on are watched, or not.
+    Resumed(Box<Resumed>),
+    /// A read of the log came back.
+    Read(Box<Read>),
+    /// What the session wanted to be made safe of its QoS 2 deliveries is so; or not (false): the connection must end.
+    Stored {
+        tickets: Vec<Ticket>,
+        answer: Stored,
+        is_stored: Result<(), Eviction>,
     },
+    /// A packet id of an inbound QoS 2 message is released, or nobody knows.
+    Released { ticket: Ticket, is_released: bool },
+}
+
+/// What was made safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Bindings,
+    Receipts,
 }
 
 #[derive(Debug, Default)]
@@ -80,12 +105,18 @@ struct Inner {
     waker: Option<Waker>,
     /// Whether a delivery is a reason to wake it.
     waits_for_deliveries: bool,
+    /// Of a session that outlives its connection: where it is in the logs.
+    lanes: Option<Box<Lanes>>,
+    /// Whether the task is to be told that a lane must be read.
+    has_unread: bool,
     /// The task is over: nothing is taken any more.
     closed: bool,
     /// What may still be appended for this connection: see [`Append`].
     appends: usize,
     /// Told when the connection is closed and nothing can be appended any more.
     gone: Vec<Arc<Gone>>,
+    /// What the task left of its session.
+    left: Option<Box<Handover>>,
 }
 
 /// Messages and bytes.
@@ -125,6 +156,8 @@ pub(crate) enum Pushed {
     Queued,
     /// Full, and it was QoS 0.
     Dropped,
+    /// It waits in the log, from where it will be read.
+    Deferred,
     /// Full, and it was not: the connection is being ended.
     Overflowed,
     /// The connection is gone or about to go.
@@ -137,8 +170,12 @@ pub(crate) struct Taken {
     pub(crate) posts: Vec<Post>,
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) eviction: Option<Eviction>,
-    /// Done deliveries that the mailbox does not know of yet.
+    /// Deliveries taken from the mailbox that it does not know of yet.
     done: Weight,
+    /// Deliveries of the log that are done, for the lanes.
+    pub(crate) finished: Vec<Token>,
+    /// Some lane must be read.
+    pub(crate) has_unread: bool,
 }
 
 impl Taken {
@@ -186,7 +223,25 @@ impl Mailbox {
         if is_full && delivery.qos == QoS::AtMostOnce {
             return Pushed::Dropped;
         }
-        if is_full {
+        if let Some(lanes) = &mut inner.lanes
+            && delivery.qos > QoS::AtMostOnce
+            && delivery.token != UNTRACKED
+        {
+            let Token {
+                partition,
+                position,
+            } = delivery.token;
+            match lanes.offer(PartitionId(partition), Position(position), !is_full) {
+                Offered::Taken => {}
+                Offered::Known => return Pushed::Queued,
+                Offered::Deferred => {
+                    if !std::mem::replace(&mut inner.has_unread, true) {
+                        wakes.add(inner.waker.take());
+                    }
+                    return Pushed::Deferred;
+                }
+            }
+        } else if is_full {
             inner.eviction = Some(Eviction::QuotaExceeded);
             wakes.add(inner.waker.take());
             return Pushed::Overflowed;
@@ -236,7 +291,15 @@ impl Mailbox {
     ) -> Poll<()> {
         let mut inner = self.lock();
         inner.held -= std::mem::take(&mut taken.done);
+        match &mut inner.lanes {
+            Some(lanes) => lanes.finish_all(&mut taken.finished),
+            None => taken.finished.clear(),
+        }
         let mut found = false;
+        if std::mem::take(&mut inner.has_unread) {
+            taken.has_unread = true;
+            found = true;
+        }
         if !inner.posts.is_empty() && taken.posts.is_empty() {
             std::mem::swap(&mut inner.posts, &mut taken.posts);
             found = true;
@@ -261,13 +324,62 @@ impl Mailbox {
         Poll::Pending
     }
 
-    /// For the task: takes nothing more from now on. Gives the answers that it did not see.
-    pub(crate) fn close(&self) -> Vec<Post> {
+    /// For the task, when it is attached: the session outlives its connection, and is here in the logs.
+    pub(crate) fn set_lanes(&self, lanes: Lanes) {
+        let mut inner = self.lock();
+        inner.has_unread = lanes.must_read();
+        inner.lanes = Some(Box::new(lanes));
+    }
+
+    /// Looks at the lanes, or changes them. `None` if the session ends with its connection.
+    pub(crate) fn with_lanes<T>(&self, with: impl FnOnce(&mut Lanes) -> T) -> Option<T> {
+        let mut inner = self.lock();
+        inner.lanes.as_deref_mut().map(with)
+    }
+
+    /// For the task: puts messages that were read from the log where those of the tail come. `upto`: the read is complete up to there.
+    /// Some may be known, and are left out. May pass the bounds by one read.
+    pub(crate) fn put_read(
+        &self,
+        partition: PartitionId,
+        deliveries: impl Iterator<Item = Delivery>,
+        upto: Position,
+    ) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(lanes) = &mut inner.lanes else {
+            return;
+        };
+        for delivery in deliveries {
+            if lanes.take_read(partition, Position(delivery.token.position)) {
+                inner.held += Weight::of(&delivery);
+                inner.deliveries.push_back(delivery);
+            }
+        }
+        lanes.read_upto(partition, upto);
+        inner.has_unread = lanes.must_read();
+    }
+
+    /// How many messages and bytes the mailbox has room for.
+    pub(crate) fn room(&self) -> Weight {
+        let held = self.lock().held;
+        Weight {
+            messages: self.messages_max.saturating_sub(held.messages),
+            bytes: self.bytes_max.saturating_sub(held.bytes),
+        }
+    }
+
+    /// For the task: takes nothing more from now on. Gives the answers that it did not see, and the lanes as they end.
+    pub(crate) fn close(&self, finished: &mut Vec<Token>) -> (Vec<Post>, Option<Box<Lanes>>) {
         let mut inner = self.lock();
         inner.closed = true;
         inner.deliveries = VecDeque::new();
         inner.held = Weight::default();
-        std::mem::take(&mut inner.posts)
+        let mut lanes = inner.lanes.take();
+        if let Some(lanes) = &mut lanes {
+            lanes.finish_all(finished);
+        }
+        (std::mem::take(&mut inner.posts), lanes)
     }
 
     /// For the task, when idle: gives back the memory of empty lists.
@@ -275,6 +387,24 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.posts.shrink_to(0);
         inner.deliveries.shrink_to(0);
+        if let Some(lanes) = &mut inner.lanes {
+            lanes.shrink();
+        }
+    }
+
+    /// Messages that it may hold.
+    pub(crate) const fn messages_max(&self) -> usize {
+        self.messages_max
+    }
+
+    /// Bytes that it may hold.
+    pub(crate) const fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Whether the task is over.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// What waits for this connection.
@@ -295,9 +425,19 @@ impl Mailbox {
     /// Drops `gone` when the connection is closed and can append nothing more.
     pub(crate) fn when_gone(&self, gone: Arc<Gone>) {
         let mut inner = self.lock();
+        if let Some(left) = &inner.left {
+            gone.leave(left);
+        }
         if !(inner.closed && inner.appends == 0) {
             inner.gone.push(gone);
         }
+    }
+
+    /// For the task after [`close`](Self::close): what it leaves of its session, for a newer connection that waits for it.
+    pub(crate) fn leave(&self, handover: Handover) {
+        let mut inner = self.lock();
+        inner.gone.iter().for_each(|gone| gone.leave(&handover));
+        inner.left = Some(Box::new(handover));
     }
 
     /// For the task after [`close`](Self::close): waits until nothing can be appended any more.
@@ -378,21 +518,35 @@ impl Drop for Append {
     }
 }
 
-/// Tells the cluster, when the last holder drops it, that connections are gone.
+/// Tells the cluster, when the last holder drops it, that connections are gone, and what the newest of them left of its session.
 #[derive(Debug)]
-pub(crate) struct Gone(Option<oneshot::Sender<Option<Handover>>>);
+pub(crate) struct Gone {
+    tell: Option<oneshot::Sender<Option<Handover>>>,
+    left: Mutex<Option<Handover>>,
+}
 
 impl Gone {
     pub(crate) fn new(tell: oneshot::Sender<Option<Handover>>) -> Arc<Self> {
-        Arc::new(Self(Some(tell)))
+        Arc::new(Self {
+            tell: Some(tell),
+            left: Mutex::default(),
+        })
+    }
+
+    fn leave(&self, handover: &Handover) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.as_ref().is_none_or(|left| left.epoch < handover.epoch) {
+            *left = Some(handover.clone());
+        }
     }
 }
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        if let Some(tell) = self.0.take() {
+        let left = self.left.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tell) = self.tell.take() {
             // Nobody listens any more: the cluster gave up waiting.
-            let _ = tell.send(None);
+            let _ = tell.send(left.take());
         }
     }
 }

@@ -15,9 +15,10 @@ use tracing::{info, warn};
 use crate::handle::ClientInfo;
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
+use crate::progress::Durables;
 use crate::registry::Registry;
 use crate::subscribers::Subscribers;
-use crate::{Config, events, tail, task};
+use crate::{Config, events, progress, tail, task};
 
 /// How often the gauges are brought up to date.
 const OBSERVE_EVERY: Duration = Duration::from_secs(5);
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) cluster: Cluster,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) durables: Arc<Durables>,
     pub(crate) metrics: Arc<Metrics>,
     connections: AtomicUsize,
     numbers: AtomicU64,
@@ -76,8 +78,9 @@ impl Node {
     #[must_use]
     pub fn start(config: Config, cluster: Cluster, events: Events) -> Self {
         let metrics = Arc::new(Metrics::register());
-        let subscribers = Arc::new(Subscribers::default());
+        let subscribers = Arc::new(Subscribers::new(cluster.partitions()));
         let registry = Arc::new(Registry::new());
+        let durables = Arc::new(Durables::new(cluster.partitions()));
         for partition in 0..cluster.partitions() {
             let tail = cluster.take_tail(PartitionId(partition));
             task::spawn(tail::run(
@@ -99,6 +102,7 @@ impl Node {
             cluster,
             subscribers,
             registry,
+            durables,
             metrics,
             connections: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
@@ -109,6 +113,12 @@ impl Node {
             stop: CancellationToken::new(),
         });
         task::spawn(observe(Arc::clone(&shared)));
+        task::spawn(progress::run(
+            shared.cluster.clone(),
+            Arc::clone(&shared.durables),
+            Arc::clone(&shared.subscribers),
+            shared.stop.clone(),
+        ));
         Self { shared }
     }
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use magpie_cluster::{Cluster, Direct, DirectOutcome, Submission, Submitted};
-use magpie_codec::{Message, QoS, ReasonCode, Will};
+use magpie_codec::{Message, PacketId, QoS, ReasonCode};
 use magpie_session::{Answer, Ticket};
-use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
+use magpie_state::{ClientId, Dedup, Epoch, PartitionId, PublishHead, encode_publish};
 
 use crate::buffers::SLICE_BYTES_MIN;
 use crate::clock;
@@ -34,10 +34,16 @@ pub(crate) struct Publisher {
     pub(crate) deliverer: Deliverer,
     /// Wall clock of the burst.
     published_ms: u64,
+    /// Its incarnation, of a session that outlives its connection: by it, a repeat on a later connection is known at QoS 2.
+    session: Option<Epoch>,
     replicated: Vec<Group>,
     direct: DirectGroup,
     /// QoS 0, which nobody waits for.
     at_most_once: Vec<Direct>,
+    /// Packet ids of QoS 2 messages that the client has not released, of a session that outlives its connection, and where they are.
+    unreleased: Vec<(PacketId, PartitionId)>,
+    /// Tickets that are answered twice, and of which one success is still to come.
+    twice: Vec<Ticket>,
 }
 
 /// The replicated messages of one burst for one partition.
@@ -46,6 +52,8 @@ struct Group {
     partition: PartitionId,
     records: BytesMut,
     count: u32,
+    /// Whether the partition has to look at the records.
+    must_read: bool,
     tickets: Vec<Ticket>,
 }
 
@@ -63,6 +71,8 @@ pub(crate) struct Outgoing {
     pub(crate) ticket: Option<Ticket>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// At QoS 2.
+    pub(crate) packet_id: Option<PacketId>,
     pub(crate) message: Arc<Message>,
 }
 
@@ -73,19 +83,41 @@ impl Publisher {
     pub(crate) fn new(
         client: ClientId,
         epoch: Epoch,
+        session: Option<Epoch>,
         handle: &Handle,
         deliverer: Deliverer,
     ) -> Self {
         Self {
             client,
             epoch,
+            session,
             mailbox: Arc::clone(&handle.mailbox),
             deliverer,
             published_ms: 0,
             replicated: Vec::new(),
             direct: DirectGroup::default(),
             at_most_once: Vec::new(),
+            unreleased: Vec::new(),
+            twice: Vec::new(),
         }
+    }
+
+    /// The client releases a packet id: the partition that knows it.
+    pub(crate) fn forget(&mut self, packet_id: PacketId) -> Option<PartitionId> {
+        let at = self
+            .unreleased
+            .iter()
+            .position(|(id, _)| *id == packet_id)?;
+        Some(self.unreleased.swap_remove(at).1)
+    }
+
+    /// Whether an answer is to be passed on: of two successes, the second one.
+    pub(crate) fn is_last_answer(&mut self, ticket: Ticket, answer: &Answer) -> bool {
+        let Some(at) = self.twice.iter().position(|it| *it == ticket) else {
+            return true;
+        };
+        self.twice.swap_remove(at);
+        !matches!(answer, Answer::Published(Ok(_)))
     }
 
     /// Takes a message into the burst. One of the direct class is delivered on this node at once.
@@ -95,12 +127,17 @@ impl Publisher {
         }
         let is_direct =
             outgoing.qos == QoS::AtMostOnce || cluster.is_direct(&outgoing.message.topic);
-        if is_direct {
-            self.publish_direct(cluster, outgoing);
-        } else {
+        if !is_direct {
             let partition = cluster.partition_of(&outgoing.message.topic);
-            self.publish_replicated(partition, &outgoing);
+            return self.publish_replicated(partition, &outgoing, false);
         }
+        if outgoing.retain {
+            // What is retained is the partition's. Accepted when it is committed there and received by the other nodes.
+            let partition = cluster.partition_of(&outgoing.message.topic);
+            self.publish_replicated(partition, &outgoing, true);
+            self.twice.extend(outgoing.ticket);
+        }
+        self.publish_direct(cluster, outgoing);
     }
 
     fn publish_direct(&mut self, cluster: &Cluster, outgoing: Outgoing) {
@@ -108,6 +145,7 @@ impl Publisher {
             ticket,
             qos,
             retain,
+            packet_id: _,
             mut message,
         } = outgoing;
         let found = self.deliverer.find(&message.topic);
@@ -138,7 +176,13 @@ impl Publisher {
         }
     }
 
-    fn publish_replicated(&mut self, partition: PartitionId, outgoing: &Outgoing) {
+    /// `retain_only`: it is not delivered from the log.
+    fn publish_replicated(
+        &mut self,
+        partition: PartitionId,
+        outgoing: &Outgoing,
+        retain_only: bool,
+    ) {
         let group = match self
             .replicated
             .iter_mut()
@@ -147,17 +191,26 @@ impl Publisher {
             Some(at) => &mut self.replicated[at],
             None => self.replicated.push_mut(Group::new(partition)),
         };
+        let dedup = match (self.session, outgoing.packet_id) {
+            (Some(session), Some(packet_id)) => Some(Dedup { session, packet_id }),
+            _ => None,
+        };
+        if dedup.is_some() {
+            self.unreleased
+                .extend(outgoing.packet_id.map(|id| (id, partition)));
+        }
         // Copied into the record here: a slice of the read buffer is not kept.
         let head = PublishHead {
             client: &self.client,
             epoch: self.epoch,
             qos: outgoing.qos,
             retain: outgoing.retain,
-            retain_only: false,
+            retain_only,
+            dedup,
             published_ms: self.published_ms,
-            dedup: None,
         };
         encode_publish(&head, &outgoing.message, &mut group.records);
+        group.must_read |= outgoing.retain || dedup.is_some();
         group.count += 1;
         group.tickets.extend(outgoing.ticket);
     }
@@ -204,28 +257,6 @@ impl Publisher {
             cluster.forward(messages, Some(Box::new(done)));
         }
     }
-
-    /// Publishes the Will of a connection that is gone (section 3.1.2.5), and waits until it is queued.
-    pub(crate) async fn publish_will(&mut self, cluster: &Cluster, will: Will) {
-        let message = Arc::new(Message {
-            topic: will.topic,
-            payload: will.payload,
-            properties: will.properties,
-        });
-        self.publish(
-            cluster,
-            Outgoing {
-                ticket: None,
-                qos: will.qos,
-                // A Will that asks for it is refused at CONNECT, as long as there are no retained messages.
-                retain: will.retain,
-                message,
-            },
-        );
-        if let Some(submitting) = self.end_burst(cluster) {
-            submitting.await;
-        }
-    }
 }
 
 impl Group {
@@ -234,6 +265,7 @@ impl Group {
             partition,
             records: BytesMut::new(),
             count: 0,
+            must_read: false,
             tickets: Vec::new(),
         }
     }
@@ -251,7 +283,7 @@ impl Group {
         let submission = Submission {
             records: self.records.freeze(),
             count: self.count,
-            must_read: false,
+            must_read: self.must_read,
             client: client.clone(),
             done: Box::new(move |submitted| append.answer(submitted)),
         };
@@ -314,13 +346,14 @@ mod tests {
         let handle = Handle::new(1, ([127, 0, 0, 1], 1).into(), &MailboxConfig::default());
         let metrics = Arc::new(Metrics::register());
         let deliverer = Deliverer::new(
-            Arc::new(Subscribers::default()),
+            Arc::new(Subscribers::new(8)),
             CacheLimits::default(),
             metrics,
         );
         Publisher::new(
             ClientId(Text::from_static("c")),
             Epoch(7),
+            None,
             &handle,
             deliverer,
         )
@@ -331,6 +364,7 @@ mod tests {
             ticket: None,
             qos: QoS::AtLeastOnce,
             retain: false,
+            packet_id: None,
             message: Arc::new(Message {
                 topic: TopicName::from_static(topic),
                 payload: payload.into(),
@@ -344,7 +378,7 @@ mod tests {
         let mut publisher = publisher();
         let order = [(3, "a"), (5, "b"), (3, "c"), (3, "d")];
         for (partition, topic) in order {
-            publisher.publish_replicated(PartitionId(partition), &outgoing(topic, b"x"));
+            publisher.publish_replicated(PartitionId(partition), &outgoing(topic, b"x"), false);
         }
         let groups: Vec<_> = publisher
             .replicated
@@ -367,7 +401,7 @@ mod tests {
     fn a_large_burst_makes_several_submissions_in_order() {
         let mut publisher = publisher();
         for _ in 0..10 {
-            publisher.publish_replicated(PartitionId(0), &outgoing("a", &[0; 100_000]));
+            publisher.publish_replicated(PartitionId(0), &outgoing("a", &[0; 100_000]), false);
         }
         let counts: Vec<_> = publisher.replicated.iter().map(|it| it.count).collect();
         assert_eq!(counts, [3, 3, 3, 1]);

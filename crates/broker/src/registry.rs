@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use magpie_cluster::Handover;
-
 use magpie_session::Eviction;
 use magpie_state::{ClientId, Epoch};
 use smallvec::SmallVec;
@@ -81,7 +80,7 @@ impl Registry {
         }
     }
 
-    /// Ends every connection of `client` below `epoch`, and sends `gone` when all of them can append nothing more. One that waits for
+    /// Ends every connection of `client` below `epoch`, and sends what is left of the session when all of them can append nothing more. One that waits for
     /// its attach has appended nothing; it finds out by [`attached`](Self::attached).
     pub(crate) fn supersede(
         &self,

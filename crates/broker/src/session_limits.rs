@@ -25,6 +25,11 @@ pub struct SessionConfig {
     /// At most 65535s. Default 0s.
     #[serde(with = "humantime_serde")]
     pub keep_alive_max: Duration,
+    /// The longest time that a session is kept after its connection: what a version 5 client asks beyond it is cut, and CONNACK says so; a
+    /// version 3 client with Clean Session 0 gets this. Messages of QoS 1 and 2 wait so long. 0s: sessions end with their connections.
+    /// Default 7days.
+    #[serde(with = "humantime_serde")]
+    pub session_expiry_max: Duration,
     /// PUBLISH packets of QoS 1 and 2 that one client may have unacknowledged, 1 to 65535: the Receive Maximum. Default 256.
     pub receive_maximum: u16,
     /// Messages of QoS 1 and 2 on their way to one client, 1 to 65535; its own Receive Maximum may lower it. Default 256.
@@ -54,6 +59,7 @@ impl Default for SessionConfig {
             connect_timeout: limits.connect_timeout,
             publish_deadline: limits.answer_timeout,
             keep_alive_max: Duration::ZERO,
+            session_expiry_max: Duration::from_secs(7 * 24 * 3600),
             receive_maximum: limits.receive_maximum,
             inflight_max: limits.inflight_max,
             max_packet_size: ByteSize::b(u64::from(limits.packet_bytes_max)),
@@ -125,12 +131,13 @@ impl SessionConfig {
             connect_timeout: self.connect_timeout,
             answer_timeout: self.publish_deadline,
             keep_alive_s_max: u16::try_from(self.keep_alive_max.as_secs()).unwrap_or(u16::MAX),
-            session_expiry_s_max: 0,
+            session_expiry_s_max: u32::try_from(self.session_expiry_max.as_secs())
+                .unwrap_or(u32::MAX),
             receive_maximum: self.receive_maximum,
             inflight_max: self.inflight_max,
             packet_bytes_max: self.packet_bytes_max(),
             qos_max: QoS::ExactlyOnce,
-            retain_available: false,
+            retain_available: true,
             wildcards_available: true,
             shared_available: true,
             subscription_ids_available: true,

@@ -17,12 +17,15 @@ const CACHE: CacheLimits = CacheLimits {
 
 /// Delivers what a partition commits, in its order, until the node stops.
 pub(crate) async fn run(mut tail: Tail, subscribers: Arc<Subscribers>, metrics: Arc<Metrics>) {
-    let mut deliverer = Deliverer::new(subscribers, CACHE, metrics);
+    let mut deliverer = Deliverer::new(Arc::clone(&subscribers), CACHE, metrics);
+    let positions = &subscribers.positions;
     while let Some(batch) = tail.next().await {
+        positions.begin(batch.partition, batch.index);
         for item in &batch.items {
             deliver(&mut deliverer, item);
         }
         deliverer.flush();
+        positions.pass(batch.partition, batch.index);
         // Barriers of SUBSCRIBEs pass only now: the messages are in the mailboxes.
         tail.done(batch.index);
     }
@@ -35,7 +38,8 @@ fn deliver(deliverer: &mut Deliverer, item: &TailItem) {
         item.retain,
         item.published_ms,
         &item.message,
-    );
+    )
+    .at(item.position);
     deliverer.deliver(published);
     for (filter, member) in &item.shares {
         deliverer.deliver_to_member(filter, member.0, published);

@@ -14,6 +14,14 @@ pub struct Barrier {
     pub(crate) interest: u64,
 }
 
+impl Barrier {
+    /// Indexes of the logs of the partitions concerned, at or above everything that was committed before the watch.
+    #[must_use]
+    pub fn indexes(&self) -> &[(PartitionId, u64)] {
+        &self.positions
+    }
+}
+
 /// A member of a share group: a number that the broker gives to one of its connections, never used twice in a life of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ShareMember(pub u64);

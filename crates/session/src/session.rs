@@ -135,6 +135,11 @@ impl Session {
         self.expiry_s
     }
 
+    /// One of the granted subscriptions.
+    pub fn subscription(&self, filter: &TopicFilter) -> Option<&SubscriptionState> {
+        self.subscriptions.get(filter)
+    }
+
     /// The granted subscriptions, in no order.
     pub fn subscriptions(
         &self,

@@ -1,108 +1,149 @@
-//! The end of a connection: what it held is given back, its Will is published, and its last packets are written.
+//! The end of a connection: what it held is given back, what is to be kept of its session is handed on, and its last packets are written.
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use magpie_cluster::Detach;
-use magpie_codec::Will;
+use magpie_cluster::{Detach, Handover};
 use magpie_session::CloseCause;
+use magpie_state::SessionProgress;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
 use super::{Driver, End};
+use crate::handle::Handle;
 use crate::mailbox::Post;
+use crate::node::Shared;
+use crate::resume::progress_at_end;
+use crate::write_buffer::WriteBuffer;
 use crate::{attach, buffers};
 
 impl Driver {
     /// Ends the connection. Nothing of it is left when this returns.
     pub(super) async fn end(mut self: Box<Self>, end: End) {
-        let End { cause, will } = end;
+        let cause = end.cause;
         self.node.metrics.closed(cause);
         debug!(client = self.handle.client().map(tracing::field::display), remote = %self.handle.remote, ?cause, "connection closed");
         // What is on its way into the cluster's queue and not acknowledged is dropped; the client repeats.
         self.submitting = None;
-        for post in self.handle.mailbox.close() {
+        self.keeping = None;
+        let (posts, last) = self.close_mailbox();
+        for post in posts {
             self.undo(post);
         }
-        std::mem::take(&mut self.subscribing).close(Self::place(&self.node, &self.handle));
-        self.publish_will(will).await;
+        let place = Self::place(&self.node, &self.handle, None);
+        std::mem::take(&mut self.subscribing).close(place);
+        if let (Some(last), Some(epoch)) = (&last, self.handle.epoch()) {
+            self.handle.mailbox.leave(Handover {
+                epoch,
+                progress: Box::new(last.clone()),
+            });
+        }
+        let Self {
+            node,
+            handle,
+            socket,
+            mut out,
+            append,
+            ..
+        } = *self;
+        // Its client may be slow to go; a newer connection does not wait for that.
+        drop(append);
+        let leaving = leave(&node, &handle, end, last);
         let says_goodbye = !matches!(cause, CloseCause::ByClient(_) | CloseCause::Lost);
         if says_goodbye {
-            self.say_goodbye().await;
+            let goodbye = say_goodbye(&node, socket, &mut out);
+            tokio::join!(leaving, goodbye);
+        } else {
+            drop(socket);
+            leaving.await;
         }
-        self.leave().await;
+    }
+
+    /// Takes nothing more. Gives the answers that were not seen, and how far the session is.
+    fn close_mailbox(&mut self) -> (Vec<Post>, Option<SessionProgress>) {
+        let (node, handle) = (Arc::clone(&self.node), Arc::clone(&self.handle));
+        node.durables.end(&handle, || {
+            // Before the mailbox closes: everything up to here was offered to it.
+            let passed = node.subscribers.positions.all_passed();
+            let (posts, lanes) = handle.mailbox.close(&mut self.taken.finished);
+            let last = match (self.session.session(), &lanes) {
+                (Some(session), Some(lanes)) => Some(progress_at_end(session, lanes, &passed)),
+                _ => None,
+            };
+            let cursors = last.as_ref().map(|last| last.cursors.clone());
+            ((posts, last), cursors)
+        })
     }
 
     /// Takes back what an answer, that came too late, has brought about.
     fn undo(&mut self, post: Post) {
         match post {
-            Post::Watched { number, outcomes } => self.subscribing.watched(number, outcomes),
+            Post::Watched { number, watched } => self.subscribing.watched(number, watched),
+            Post::Resumed(resumed) => {
+                let place = Self::place(&self.node, &self.handle, None);
+                resumed.undo(place);
+            }
             Post::Attached { .. } => {
                 if let Some(client) = self.handle.client() {
                     attach::undo(&self.node.cluster, client, post);
                 }
             }
-            Post::Published { .. } | Post::Forwarded { .. } => {}
+            Post::Published { .. }
+            | Post::Forwarded { .. }
+            | Post::Settled(_)
+            | Post::Read(_)
+            | Post::Stored { .. }
+            | Post::Released { .. } => {}
         }
     }
+}
 
-    /// [MQTT-3.1.2-8]: the session decided whether there is one to publish.
-    async fn publish_will(&mut self, will: Option<Box<Will>>) {
-        if let (Some(will), Some(publisher)) = (will, &mut self.publisher) {
-            let deadline = self.node.config.session.publish_deadline;
-            let publishing = publisher.publish_will(&self.node.cluster, *will);
-            if tokio::time::timeout(deadline, publishing).await.is_err() {
-                debug!("the will was not published in time");
-            }
-        }
-    }
-
-    /// Writes what is left, and then waits a moment for the client to close its side: closing over bytes that were not read would
-    /// reset the connection, and the client would never see the reason.
-    async fn say_goodbye(&mut self) {
-        let timeout = self.node.config.connection.close_timeout;
-        let Self { out, socket, .. } = self;
-        let closing = async {
-            poll_fn(|cx| out.poll_flush(cx, socket)).await?;
-            socket.shutdown().await?;
-            poll_fn(|cx| {
-                loop {
-                    let mut ignored = buffers::take_read();
-                    let read = poll_read_buf(Pin::new(&mut *socket), cx, &mut ignored);
-                    buffers::give_read(ignored);
-                    if ready!(read)? == 0 {
-                        return Poll::Ready(std::io::Result::Ok(()));
-                    }
+/// Writes what is left, and then waits a moment for the client to close its side: closing over bytes that were not read would reset the
+/// connection, and the client would never see the reason.
+async fn say_goodbye(node: &Shared, mut socket: TcpStream, out: &mut WriteBuffer) {
+    let closing = async {
+        poll_fn(|cx| out.poll_flush(cx, &mut socket)).await?;
+        socket.shutdown().await?;
+        poll_fn(|cx| {
+            loop {
+                let mut ignored = buffers::take_read();
+                let read = poll_read_buf(Pin::new(&mut socket), cx, &mut ignored);
+                buffers::give_read(ignored);
+                if ready!(read)? == 0 {
+                    return Poll::Ready(std::io::Result::Ok(()));
                 }
-            })
-            .await
-        };
-        // An error means that the client is gone already.
-        let is_slow = tokio::time::timeout(timeout, closing).await.is_err() && !self.out.is_empty();
-        if is_slow {
-            self.node.metrics.slow_closes.increment(1);
-        }
+            }
+        })
+        .await
+    };
+    // An error means that the client is gone already.
+    let timeout = node.config.connection.close_timeout;
+    let is_slow = tokio::time::timeout(timeout, closing).await.is_err() && !out.is_empty();
+    if is_slow {
+        node.metrics.slow_closes.increment(1);
     }
+}
 
-    /// Leaves the registry once nothing can be appended any more: until then a newer connection elsewhere must wait for this one.
-    async fn leave(mut self: Box<Self>) {
-        self.append = None;
-        let Some(client) = self.handle.client() else {
-            return;
-        };
-        poll_fn(|cx| self.handle.mailbox.poll_appended(cx)).await;
-        if let Some(epoch) = self.handle.epoch() {
-            self.node.cluster.detach(Detach {
-                client: client.clone(),
-                epoch,
-                // The will was published from here.
-                is_clean: true,
-                session_expiry_s: None,
-                last: None,
-            });
-        }
-        self.node.registry.leave(client, &self.handle);
+/// Leaves the registry once nothing can be appended any more: until then a newer connection elsewhere must wait for this one. What is left of
+/// the session goes to that one, or into the session's partition.
+async fn leave(node: &Shared, handle: &Arc<Handle>, end: End, last: Option<SessionProgress>) {
+    let Some(client) = handle.client() else {
+        return;
+    };
+    poll_fn(|cx| handle.mailbox.poll_appended(cx)).await;
+    if let Some(epoch) = handle.epoch() {
+        node.cluster.detach(Detach {
+            client: client.clone(),
+            epoch,
+            is_clean: end.will_discarded,
+            session_expiry_s: end.session_expiry_s,
+            last: last.map(Box::new),
+        });
     }
+    // Behind the detach: from there a node that takes over now gets what is left.
+    node.registry.leave(client, handle);
 }

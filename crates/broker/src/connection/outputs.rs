@@ -4,20 +4,24 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use magpie_cluster::{Attach, Attached};
+use magpie_cluster::Attach;
 use magpie_codec::{Connect, EncodeError, Message, Packet, PublishHeader, ReasonCode};
 use magpie_router::CacheLimits;
 use magpie_session::{Answer, Eviction, Note, Outcome, Output, Ticket};
-use magpie_state::{ClientId, Epoch};
+use magpie_state::{ClientId, Epoch, StoredWill};
 use tracing::{debug, trace};
 
 use super::{Driver, End};
-use crate::deliver::Deliverer;
+use crate::attach::Begun;
+use crate::deliver::{Deliverer, UNTRACKED};
+use crate::durable::Durable;
 use crate::handle::Greeting;
+use crate::lanes::Lanes;
 use crate::mailbox::Post;
 use crate::publish::{self, Outgoing, Publisher};
-use crate::subscribe::Place;
-use crate::{attach, task};
+use crate::resume::{Resume, resume};
+use crate::subscribe::{self, Next, Place};
+use crate::{attach, clock, task};
 
 /// A client publishes to few topics at a time.
 const CACHE: CacheLimits = CacheLimits {
@@ -49,45 +53,66 @@ impl Driver {
                 ticket,
                 qos,
                 retain,
-                packet_id: _,
+                packet_id,
                 message,
             } => self.publish(Outgoing {
                 ticket,
                 qos,
                 retain,
+                packet_id,
                 message,
             }),
-            Output::Release { ticket, .. } => {
-                self.session.handle_answer(ticket, Answer::Released, now);
+            Output::Release {
+                ticket,
+                packet_id,
+                known,
+            } => self.release(ticket, packet_id, known, now),
+            Output::Bind {
+                ticket,
+                packet_id,
+                token,
+            } => {
+                if let (Some(durable), false) = (&mut self.durable, token == UNTRACKED) {
+                    durable.keeping.bind(ticket, packet_id, token);
+                } else {
+                    // In no log, and so not to be had again.
+                    self.session.handle_answer(ticket, Answer::Bound, now);
+                }
             }
-            // Only asked for sessions that outlive their connection, of which there are none.
-            Output::Bind { ticket, .. } => {
-                self.session.handle_answer(ticket, Answer::Bound, now);
-            }
-            Output::Received { ticket, .. } => {
-                self.session
-                    .handle_answer(ticket, Answer::ReceivedStored, now);
+            Output::Received { ticket, packet_id } => {
+                if let Some(durable) = &mut self.durable {
+                    durable.keeping.received(ticket, packet_id);
+                }
             }
             Output::Subscribe {
                 ticket,
                 subscriptions,
             } => {
-                let place = Self::place(&self.node, &self.handle);
+                let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
                 self.subscribing.subscribe(place, ticket, subscriptions);
             }
             Output::Unsubscribe { ticket, filters } => {
                 self.subscribing.unsubscribe(ticket, filters);
-                self.answer_subscribes(now);
+                self.go_on_subscribing(now);
             }
-            Output::Delivered { outcome, .. } => self.count_outcome(outcome),
+            Output::Delivered { token, outcome } => {
+                if self.durable.is_some() {
+                    self.taken.finished.push(token);
+                }
+                self.count_outcome(outcome);
+            }
             Output::Note(note) => self.count_note(note),
             Output::Close {
                 cause,
                 will_discarded,
-                ..
+                session_expiry_s,
+                session_expiry_changed,
             } => {
-                let will = self.will.take().filter(|_| !will_discarded);
-                self.end = Some(End { cause, will });
+                self.end = Some(End {
+                    cause,
+                    will_discarded,
+                    session_expiry_s: session_expiry_changed.then_some(session_expiry_s),
+                });
             }
         }
     }
@@ -122,15 +147,19 @@ impl Driver {
             client: client.clone(),
             version: self.session.version(),
             keep_alive_s: self.keep_alive_s,
+            session_expiry_s: wanted.session_expiry_s,
         });
-        self.will = wanted.will;
         self.node.registry.enter(&client, &self.handle);
         let attach = Attach {
             client,
             clean_start: wanted.clean_start,
-            // Sessions end with their connection as yet, and wills are published from here.
-            session_expiry_s: 0,
-            will: None,
+            session_expiry_s: wanted.session_expiry_s,
+            will: wanted.will.map(|will| {
+                Box::new(StoredWill {
+                    will: *will,
+                    publish_ms: clock::wall_ms(),
+                })
+            }),
         };
         let cluster = self.node.cluster.clone();
         task::spawn(attach::run(
@@ -148,86 +177,227 @@ impl Driver {
         }
     }
 
+    fn release(
+        &mut self,
+        ticket: Ticket,
+        packet_id: magpie_codec::PacketId,
+        known: bool,
+        now: Instant,
+    ) {
+        let (Some(publisher), Some(durable)) = (&mut self.publisher, &self.durable) else {
+            return self.session.handle_answer(ticket, Answer::Released, now);
+        };
+        match publisher.forget(packet_id) {
+            // Of the direct class: no partition knows it.
+            None if known => self.session.handle_answer(ticket, Answer::Released, now),
+            partition => {
+                let (cluster, handle) = (&self.node.cluster, &self.handle);
+                task::spawn(durable.release(cluster, handle, ticket, packet_id, partition));
+            }
+        }
+    }
+
     /// Takes an answer of the node.
     pub(super) fn handle_post(&mut self, post: Post, now: Instant) {
         match post {
             Post::Published { tickets, submitted } => {
                 for (ordinal, ticket) in tickets.into_iter().enumerate() {
                     match publish::answer_to_submitted(&submitted, ordinal) {
-                        Some(answer) => self.session.handle_answer(ticket, answer, now),
+                        Some(answer) => self.published(ticket, answer, now),
                         None => self.session.handle_close(Eviction::TakenOver, now),
                     }
                 }
             }
             Post::Forwarded { tickets, outcome } => {
                 for ticket in tickets {
-                    self.session
-                        .handle_answer(ticket, publish::answer_to_forwarded(outcome), now);
+                    self.published(ticket, publish::answer_to_forwarded(outcome), now);
                 }
             }
             Post::Attached { ticket, result } => self.attached(ticket, result, now),
-            Post::Watched { number, outcomes } => {
-                self.subscribing.watched(number, outcomes);
-                self.answer_subscribes(now);
+            Post::Watched { number, watched } => {
+                self.subscribing.watched(number, watched);
+                self.go_on_subscribing(now);
+            }
+            Post::Settled(settled) => {
+                let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
+                let next = self.subscribing.settled(place, &mut self.reading, *settled);
+                if let Some(next) = next {
+                    self.subscribed(next, now);
+                }
+                self.go_on_subscribing(now);
+            }
+            Post::Resumed(resumed) => self.resumed(*resumed),
+            Post::Read(read) => {
+                if let Some(session) = self.session.session() {
+                    self.reading.take(*read, &self.handle, session);
+                }
+            }
+            Post::Stored {
+                tickets,
+                answer,
+                is_stored,
+            } => match is_stored {
+                Ok(()) => {
+                    for ticket in tickets {
+                        self.session.handle_answer(ticket, answer.into(), now);
+                    }
+                }
+                Err(why) => self.session.handle_close(why, now),
+            },
+            Post::Released {
+                ticket,
+                is_released,
+            } => {
+                if is_released {
+                    self.session.handle_answer(ticket, Answer::Released, now);
+                } else {
+                    self.session.handle_close(Eviction::Busy, now);
+                }
             }
         }
         self.drain(now);
     }
 
-    fn attached(&mut self, ticket: Ticket, result: Result<Attached, ReasonCode>, now: Instant) {
-        let attached = match result {
-            Ok(attached) => attached,
+    fn published(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
+        let Some(publisher) = &mut self.publisher else {
+            return;
+        };
+        if publisher.is_last_answer(ticket, &answer) {
+            self.session.handle_answer(ticket, answer, now);
+        }
+    }
+
+    fn attached(&mut self, ticket: Ticket, result: Result<Box<Begun>, ReasonCode>, now: Instant) {
+        let begun = match result {
+            Ok(begun) => *begun,
             Err(reason) => {
                 return self
                     .session
                     .handle_answer(ticket, Answer::AttachRefused(reason), now);
             }
         };
-        let Some(client) = self.handle.client() else {
+        let Some(client) = self.handle.client().cloned() else {
             return;
         };
+        let epoch = begun.attached.epoch;
         // A newer connection may have been heard of while this one attached.
-        let is_newest = self
-            .node
-            .registry
-            .attached(client, &self.handle, attached.epoch);
+        let is_newest = self.node.registry.attached(&client, &self.handle, epoch);
         if !is_newest {
             return self.session.handle_close(Eviction::TakenOver, now);
         }
-        self.publisher = Some(Box::new(self.new_publisher(client.clone(), attached.epoch)));
+        let session = self.begin_session(&client, begun);
+        let incarnation = self.durable.as_ref().map(|durable| durable.incarnation);
+        self.publisher = Some(Box::new(self.new_publisher(client, epoch, incarnation)));
         self.append = Some(self.handle.mailbox.begin_append());
         let answer = Answer::Attached {
-            epoch: attached.epoch.0,
-            session: None,
+            epoch: epoch.0,
+            session,
         };
         self.session.handle_answer(ticket, answer, now);
     }
 
-    fn new_publisher(&self, client: ClientId, epoch: Epoch) -> Publisher {
+    /// Begins to keep a session that outlives its connection; gives what an earlier one left of it.
+    fn begin_session(
+        &mut self,
+        client: &ClientId,
+        begun: Begun,
+    ) -> Option<Box<magpie_session::Session>> {
+        let Begun {
+            attached,
+            unacknowledged,
+        } = begun;
+        if attached.session.is_none() && !self.handle.is_durable() {
+            return None;
+        }
+        self.durable = Some(Box::new(Durable::new(
+            client.clone(),
+            attached.epoch,
+            attached.incarnation,
+        )));
+        let positions = &self.node.subscribers.positions;
+        let resumed = attached
+            .session
+            .map(|stored| resume(&stored, &unacknowledged, positions));
+        let Some(resumed) = resumed else {
+            self.handle.mailbox.set_lanes(Lanes::default());
+            self.node.durables.add(&self.handle);
+            return None;
+        };
+        let Resume {
+            session,
+            lanes,
+            reading,
+            filters,
+        } = resumed;
+        self.reading = reading;
+        self.handle.mailbox.set_lanes(lanes);
+        self.node.durables.add(&self.handle);
+        let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
+        subscribe::resume(place, filters);
+        Some(session)
+    }
+
+    fn resumed(&mut self, resumed: subscribe::Resumed) {
+        let Some(durable) = &mut self.durable else {
+            return;
+        };
+        let Some(session) = self.session.session() else {
+            return;
+        };
+        let mut offered = std::mem::take(&mut durable.offered);
+        let place = Self::place(&self.node, &self.handle, Some(durable));
+        let again = subscribe::resumed(place, session, resumed, &mut offered);
+        if again.is_empty() {
+            self.handle
+                .mailbox
+                .with_lanes(|lanes| lanes.activate(&offered));
+        } else {
+            subscribe::resume(place, again);
+            durable.offered = offered;
+        }
+    }
+
+    fn new_publisher(&self, client: ClientId, epoch: Epoch, session: Option<Epoch>) -> Publisher {
         let node = &self.node;
         let deliverer = Deliverer::new(
             Arc::clone(&node.subscribers),
             CACHE,
             Arc::clone(&node.metrics),
         );
-        Publisher::new(client, epoch, &self.handle, deliverer)
+        Publisher::new(client, epoch, session, &self.handle, deliverer)
     }
 
-    fn answer_subscribes(&mut self, now: Instant) {
-        let place = Self::place(&self.node, &self.handle);
-        while let Some((ticket, answer)) = self.subscribing.next_answer(place) {
-            self.session.handle_answer(ticket, answer, now);
+    fn go_on_subscribing(&mut self, now: Instant) {
+        loop {
+            let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
+            match self.subscribing.next(place, &mut self.reading) {
+                Some(next) => self.subscribed(next, now),
+                None => return,
+            }
+        }
+    }
+
+    fn subscribed(&mut self, next: Next, now: Instant) {
+        match next {
+            Next::Answer(ticket, answer, retained) => {
+                self.session.handle_answer(ticket, answer, now);
+                self.retained.extend(retained);
+            }
+            Next::TakenOver => self.session.handle_close(Eviction::TakenOver, now),
+            Next::Unknown => self.session.handle_close(Eviction::Busy, now),
         }
     }
 
     pub(super) fn place<'a>(
         node: &'a crate::node::Shared,
         handle: &'a Arc<crate::handle::Handle>,
+        durable: Option<&'a Durable>,
     ) -> Place<'a> {
         Place {
             cluster: &node.cluster,
             subscribers: &node.subscribers,
             handle,
+            durable: durable.map(|durable| (&durable.client, durable.epoch)),
         }
     }
 

@@ -18,7 +18,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let subscribers = Arc::new(Subscribers::default());
+        let subscribers = Arc::new(Subscribers::new(8));
         let metrics = Arc::new(Metrics::register());
         Self {
             deliverer: Deliverer::new(Arc::clone(&subscribers), CacheLimits::default(), metrics),
@@ -35,6 +35,7 @@ impl World {
             client: ClientId(Text::from_static(id)),
             version: ProtocolVersion::V5,
             keep_alive_s: 0,
+            session_expiry_s: 0,
         });
         Arc::new(handle)
     }
@@ -56,7 +57,7 @@ impl World {
     ) {
         let filter = TopicFilter::from_static(filter);
         self.subscribers
-            .insert(handle, &filter, options, id)
+            .insert(handle, &filter, options, id, &[])
             .unwrap();
     }
 

@@ -77,7 +77,7 @@ fn deliveries_do_not_wake_who_cannot_take_them() {
     mailbox
         .post(Post::Watched {
             number: 0,
-            outcomes: Vec::new(),
+            watched: Vec::new(),
         })
         .unwrap();
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
@@ -145,15 +145,15 @@ fn a_closed_mailbox_gives_posts_back() {
     mailbox
         .post(Post::Watched {
             number: 1,
-            outcomes: Vec::new(),
+            watched: Vec::new(),
         })
         .unwrap();
-    assert_eq!(mailbox.close().len(), 1);
+    assert_eq!(mailbox.close(&mut Vec::new()).0.len(), 1);
     assert!(
         mailbox
             .post(Post::Watched {
                 number: 2,
-                outcomes: Vec::new()
+                watched: Vec::new()
             })
             .is_err()
     );
@@ -171,7 +171,7 @@ async fn gone_is_told_when_closed_and_all_appends_ended() {
     let submission = mailbox.begin_append();
     let (tell, mut told) = oneshot::channel();
     mailbox.when_gone(Gone::new(tell));
-    mailbox.close();
+    mailbox.close(&mut Vec::new());
     drop(own);
     assert!(told.try_recv().is_err());
     submission.answer(Submitted::NotProposed);
@@ -184,7 +184,7 @@ fn a_dropped_submission_is_of_unknown_outcome() {
     let mailbox = mailbox(100, 1000);
     let mut session = ticket();
     drop(mailbox.begin_append().with_tickets(vec![session.remove(0)]));
-    let posts = mailbox.close();
+    let (posts, _) = mailbox.close(&mut Vec::new());
     assert!(matches!(
         &posts[..],
         [Post::Published {

@@ -51,7 +51,7 @@ fn supersede_waits_until_the_connection_is_gone() {
     let (tell, mut gone) = oneshot::channel();
     registry.supersede(&client(), Epoch(12), tell);
     assert_eq!(eviction(&old), Some(Eviction::TakenOver));
-    old.mailbox.close();
+    old.mailbox.close(&mut Vec::new());
     assert!(gone.try_recv().is_err());
     drop(append);
     gone.try_recv().unwrap();
