@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::parse_duration;
 use super::process::{Usage, usage_of_all};
 use super::report::{Latencies, mib};
-use super::target::{Established, Target, TargetArgs};
+use super::target::{DISCONNECT, Established, Lifetime, Target, TargetArgs};
 
 /// Connect clients, and hold them or let them go.
 #[derive(Args, Debug)]
@@ -196,11 +196,13 @@ async fn connect_one(
     number: usize,
     hold: bool,
 ) -> anyhow::Result<(Option<Established>, Duration)> {
-    /// DISCONNECT is the same in all versions.
-    const DISCONNECT: [u8; 2] = [0xe0, 0];
     let started = Instant::now();
     let mut established = target
-        .connect(target.any_host(number), &number.to_string())
+        .connect(
+            target.any_host(number),
+            &number.to_string(),
+            Lifetime::Connection,
+        )
         .await?;
     let took = started.elapsed();
     if hold {

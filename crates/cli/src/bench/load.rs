@@ -23,7 +23,7 @@ use super::read_buf::ReadBuf;
 use super::report::{Counts, LoadReport};
 use super::stamp::Stamp;
 use super::subscriber::{Seen, Subscriber};
-use super::target::{Established, Target, TargetArgs};
+use super::target::{Established, Lifetime, Target, TargetArgs};
 use crate::connect_args::parse_qos;
 
 /// How much of what, and for how long.
@@ -44,9 +44,22 @@ pub(crate) struct LoadArgs {
     /// How long to measure
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(super) duration: Duration,
+    /// Subscribers with sessions that outlive their connections; they are ended after the run
+    #[arg(long)]
+    pub(super) durable: bool,
     /// How long to run before
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     pub(super) warmup: Duration,
+}
+
+impl LoadArgs {
+    const fn lifetime(&self) -> Lifetime {
+        if self.durable {
+            Lifetime::Durable
+        } else {
+            Lifetime::Connection
+        }
+    }
 }
 
 /// Who publishes where and who listens.
@@ -90,6 +103,11 @@ impl Load {
         run.drain().await?;
         let latencies = run.board.all_latencies()?;
         let counts = run.finish().await?;
+        if args.durable {
+            for (id, listener) in self.subscribers.iter().enumerate() {
+                target.forget(listener.host, &format!("sub-{id}")).await?;
+            }
+        }
         let (publishers, subscribers) = (self.publishers.len(), self.subscribers.len());
         Ok(LoadReport::new(
             self.scenario,
@@ -145,7 +163,10 @@ impl Run {
         let done = CancellationToken::new();
         let mut subscribers = JoinSet::new();
         for (id, listener) in load.subscribers.iter().enumerate() {
-            let mut established = target.connect(listener.host, &format!("sub-{id}")).await?;
+            let lifetime = args.lifetime();
+            let mut established = target
+                .connect(listener.host, &format!("sub-{id}"), lifetime)
+                .await?;
             target
                 .subscribe(&mut established, &listener.filter, args.qos)
                 .await?;
@@ -162,7 +183,8 @@ impl Run {
         }
         let mut connected = Vec::new();
         for (id, (_, host)) in load.publishers.iter().enumerate() {
-            connected.push(target.connect(*host, &format!("pub-{id}")).await?);
+            let name = format!("pub-{id}");
+            connected.push(target.connect(*host, &name, Lifetime::Connection).await?);
         }
         let start_ns = board.now_ns();
         let hearers: Vec<_> = (0..load.publishers.len())
@@ -175,6 +197,7 @@ impl Run {
                 stream,
                 read,
                 receive_maximum,
+                ..
             },
         ) in connected.into_iter().enumerate()
         {

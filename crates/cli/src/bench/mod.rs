@@ -10,6 +10,7 @@ mod connect;
 mod flow;
 mod frame;
 mod load;
+mod offline;
 mod pace;
 mod process;
 mod publisher;
@@ -47,6 +48,8 @@ enum Scenario {
     Fanin(scenario::FaninArgs),
     /// Connections: how fast they are accepted and what an idle one costs
     Connect(connect::ConnectBenchArgs),
+    /// Sessions that are away while messages come for them, and that all come back at once
+    Offline(offline::OfflineArgs),
     /// Pairs at a steady rate, to see how long a message takes
     Latency(scenario::LatencyArgs),
 }
@@ -60,6 +63,10 @@ impl BenchArgs {
             Scenario::Fanout(args) => load(args.plan()),
             Scenario::Fanin(args) => load(args.plan()),
             Scenario::Latency(args) => load(args.plan()),
+            Scenario::Offline(args) => {
+                let report = runtime(args.target.threads)?.block_on(args.bench())?;
+                print(&report, args.target.json, report.kept_promises())
+            }
             Scenario::Connect(args) => {
                 let report = runtime(args.target.threads)?.block_on(args.bench())?;
                 print(&report, args.target.json, report.kept_promises())

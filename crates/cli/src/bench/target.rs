@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use clap::Args;
 use magpie_client::reason_in_words;
 use magpie_codec::{
-    Connect, Decoder, Limits, Packet, PacketId, ProtocolVersion, QoS, Subscribe,
+    Connect, ConnectProperties, Decoder, Limits, Packet, PacketId, ProtocolVersion, QoS, Subscribe,
     SubscriptionOptions, Text, TopicFilter, encode,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,8 +84,23 @@ pub(super) struct Established {
     pub(super) read: BytesMut,
     /// The server's Receive Maximum.
     pub(super) receive_maximum: u16,
+    /// Whether the server had a session.
+    pub(super) session_present: bool,
 }
 
+/// Whether a connection's session outlives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// A new session that ends with the connection; what there was under the name is forgotten.
+    Connection,
+    /// The session under the name goes on, and is kept.
+    Durable,
+}
+
+/// DISCONNECT is the same in all versions.
+pub(super) const DISCONNECT: [u8; 2] = [0xe0, 0];
+/// How long the server is asked to keep a durable session, in seconds.
+const SESSION_EXPIRY_S: u32 = 3600;
 /// How long a handshake may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Connections from one source address to one server: the kernel has about 28,000 ports for them.
@@ -168,25 +183,42 @@ impl Target {
     }
 
     /// Opens a connection and waits for CONNACK.
-    pub(super) async fn connect(&self, host: usize, name: &str) -> anyhow::Result<Established> {
+    pub(super) async fn connect(
+        &self,
+        host: usize,
+        name: &str,
+        lifetime: Lifetime,
+    ) -> anyhow::Result<Established> {
         let address = self.addresses[host];
-        tokio::time::timeout(ANSWER_WAIT, self.handshake(address, name))
+        tokio::time::timeout(ANSWER_WAIT, self.handshake(address, name, lifetime))
             .await
             .with_context(|| format!("{address} does not answer"))?
             .with_context(|| format!("cannot connect to {address}"))
     }
 
-    async fn handshake(&self, address: SocketAddr, name: &str) -> anyhow::Result<Established> {
+    async fn handshake(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        lifetime: Lifetime,
+    ) -> anyhow::Result<Established> {
+        let is_durable = lifetime == Lifetime::Durable;
+        let properties = (is_durable && self.version.has_properties()).then(|| {
+            Box::new(ConnectProperties {
+                session_expiry_interval_s: SESSION_EXPIRY_S,
+                ..ConnectProperties::default()
+            })
+        });
         let mut stream = self.open(address).await?;
         let connect = Connect {
             version: self.version,
             client_id: Text::try_from(format!("bench-{:08x}-{name}", self.run))?,
-            clean_start: true,
+            clean_start: !is_durable,
             keep_alive_s: 0,
             username: self.username.clone(),
             password: self.password.clone().map(Into::into),
             will: None,
-            properties: None,
+            properties,
         };
         let mut read = BytesMut::new();
         let connect = Packet::Connect(Box::new(connect));
@@ -203,6 +235,7 @@ impl Target {
                     stream,
                     read,
                     receive_maximum,
+                    session_present: connack.session_present,
                 })
             }
             other => bail!("unexpected {:?}", other.packet_type()),
@@ -224,6 +257,13 @@ impl Target {
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Ends the session under a name.
+    pub(super) async fn forget(&self, host: usize, name: &str) -> anyhow::Result<()> {
+        let mut established = self.connect(host, name, Lifetime::Connection).await?;
+        established.stream.write_all(&DISCONNECT).await?;
+        Ok(())
     }
 
     /// Subscribes on a new connection and waits for SUBACK.
