@@ -42,6 +42,9 @@ pub struct Config {
     pub log_retain_bytes: u64,
     /// Age of log kept. Default 60 s.
     pub log_retain: Duration,
+    /// Bytes of messages that a partition keeps for sessions after the log let them go, and bytes of log that nobody could be asked about;
+    /// beyond, the oldest messages are lost. Default 4 GiB.
+    pub message_hold_bytes: u64,
     /// Bytes that one link to a peer, or one stream into a partition, may have queued. Default 16 MiB.
     pub queue_bytes: usize,
     /// How long the last unsubscription of a filter waits before the other nodes are told. Default 30 s.
@@ -79,6 +82,7 @@ impl Default for Config {
             publish_deadline: Duration::from_secs(10),
             log_retain_bytes: 64 << 20,
             log_retain: Duration::from_secs(60),
+            message_hold_bytes: 4 << 30,
             queue_bytes: 16 << 20,
             route_linger: Duration::from_secs(30),
         }

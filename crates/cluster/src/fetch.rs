@@ -213,7 +213,7 @@ pub(crate) async fn serve(
         positions: fetched.records.positions.iter().map(|p| p.0).collect(),
         records: fetched.records.bytes,
         upto: fetched.upto.0,
-        lost: 0,
+        lost: fetched.lost,
     })
 }
 
@@ -222,7 +222,7 @@ impl From<index::Fetched> for Fetched {
         Self {
             items: items(&fetched.records),
             upto: fetched.upto,
-            lost: 0,
+            lost: fetched.lost,
         }
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Fetched {
     pub(crate) records: Records,
     /// All that was asked for up to here is among them.
     pub(crate) upto: Position,
+    /// How many that were asked for a limit removed, as far as is known.
+    pub(crate) lost: u64,
 }
 
 /// How big an index is.
@@ -87,15 +89,20 @@ impl PartitionIndex {
         bytes_max: usize,
     ) -> io::Result<Fetched> {
         self.follow(self.group.applied()).await?;
-        let (search, end) = {
+        let (search, lost, end) = {
             let followed = self.lock();
             let search = followed.index.search(filters, after, bytes_max);
-            (search, followed.end())
+            let lost = followed.index.lost(filters, after);
+            (search, lost, followed.end())
         };
         let last = search.found.last().map(|last| last.position);
         let upto = last.filter(|_| search.is_cut).unwrap_or(end);
         let records = self.read(search.found).await?;
-        Ok(Fetched { records, upto })
+        Ok(Fetched {
+            records,
+            upto,
+            lost,
+        })
     }
 
     /// Those of the messages at these positions (ascending) that wait, from the first on: as many as fit into an answer.
@@ -121,7 +128,11 @@ impl PartitionIndex {
         };
         found.truncate(fits);
         let records = self.read(found).await?;
-        Ok(Fetched { records, upto })
+        Ok(Fetched {
+            records,
+            upto,
+            lost: 0,
+        })
     }
 
     /// Young messages from the oldest on, up to log index `upto`; see [`Waiting`].
@@ -167,3 +178,6 @@ impl PartitionIndex {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ mod inspect;
 mod leaders;
 mod link;
 mod membership;
+mod needed;
 mod outbox;
 mod publish;
 pub mod raft;

@@ -16,6 +16,7 @@ mod peers;
 mod ping;
 mod proto;
 mod replicas;
+mod retention_duty;
 mod service;
 mod view;
 

@@ -86,6 +86,13 @@ impl PartitionState {
         self.skipped.at(index)
     }
 
+    /// What lies before this log index is not to be read from the log any more: it is [forgotten](PartitionCommand::ForgetSkipped) what to pass
+    /// over there.
+    #[must_use]
+    pub const fn readable_from(&self) -> u64 {
+        self.skipped.from()
+    }
+
     /// The newest attachment of `client`: its epoch and the node that holds the connection.
     #[must_use]
     pub fn attachment(&self, client: &ClientId) -> Option<(Epoch, StreamId)> {
@@ -230,6 +237,7 @@ impl StateMachine for PartitionState {
                 self.outbox.done(target, upto, changed);
             }
             Ok(PartitionCommand::Trim { upto, keep }) => self.kept.trim(upto, &keep, changed),
+            Ok(PartitionCommand::Lose { upto }) => self.kept.lose(upto, changed),
             Ok(PartitionCommand::Forget { positions }) => self.kept.forget(&positions, changed),
             Err(error) => {
                 self.skipped.whole(index, changed);

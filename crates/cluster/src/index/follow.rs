@@ -37,6 +37,7 @@ enum Step {
     Add(Vec<(TopicName, Found)>),
     Trim { upto: u64, keep: Vec<Position> },
     Forget(Vec<Position>),
+    Lose(Position),
 }
 
 impl PartitionIndex {
@@ -172,6 +173,7 @@ impl Followed {
                 }
                 Step::Trim { upto, keep } => self.index.trim(upto, &keep),
                 Step::Forget(positions) => self.index.forget(&positions),
+                Step::Lose(upto) => self.index.lose(upto),
             }
         }
     }
@@ -203,6 +205,7 @@ fn step(index: u64, command: &Bytes, skipped: &[u32]) -> Option<Step> {
         }
         PartitionCommand::Trim { upto, keep } => Some(Step::Trim { upto, keep }),
         PartitionCommand::Forget { positions } => Some(Step::Forget(positions)),
+        PartitionCommand::Lose { upto } => Some(Step::Lose(upto)),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Which messages of a partition wait, by topic and in order: pure, fed by whoever reads the log.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use magpie_codec::{TopicFilter, TopicName};
 use magpie_state::Position;
@@ -17,6 +17,8 @@ const CHAIN_COST: u64 = 8;
 const ENTRIES_MAX: usize = 2048;
 /// Kept messages that are gone are swept out when there are more than this, and more than are there.
 const GONE_MAX: u32 = 4096;
+/// Lost messages that are remembered, to tell sessions of them.
+const LOST_MAX: usize = 16_384;
 
 /// A message that was found, and where its record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub(super) struct TopicIndex {
     kept_bytes: u64,
     /// Index up to which the log was trimmed: no message at or below it is young.
     trimmed: u64,
+    /// Messages that a limit removed, the latest of them, in log order.
+    lost: VecDeque<(Position, TopicName)>,
 }
 
 impl TopicIndex {
@@ -172,6 +176,46 @@ impl TopicIndex {
         if self.kept.gone() > GONE_MAX && self.kept.gone() > self.kept.len() / 2 {
             self.sweep();
         }
+    }
+
+    /// A limit: every message up to a place goes, as the state does it.
+    pub(super) fn lose(&mut self, upto: Position) {
+        if upto == Position::end_of(upto.index()) && upto.index() > self.trimmed {
+            let young = self.range(
+                Age::Young,
+                self.young.first(),
+                upto.index(),
+                usize::MAX,
+                usize::MAX,
+                u64::MAX,
+            );
+            let keep: Vec<Position> = young.messages.iter().map(|it| it.position).collect();
+            self.trim(upto.index(), &keep);
+        }
+        let mut gone = Vec::new();
+        let mut number = self.kept.first();
+        while number != self.kept.next() && self.kept.position(number) <= upto {
+            if let Some(message) = self.kept.message(number) {
+                gone.push(message.position);
+                let name = self.topics.name(message.topic).cloned();
+                self.lost.extend(name.map(|name| (message.position, name)));
+                while self.lost.len() > LOST_MAX {
+                    self.lost.pop_front();
+                }
+            }
+            number = number.wrapping_add(1);
+        }
+        self.forget(&gone);
+    }
+
+    /// How many messages above `after` that any of the filters matches a limit removed, as far as is known.
+    pub(super) fn lost(&self, filters: &[TopicFilter], after: Position) -> u64 {
+        let from = self
+            .lost
+            .partition_point(|(position, _)| *position <= after);
+        let lost = self.lost.range(from..);
+        lost.filter(|(_, topic)| filters.iter().any(|filter| filter.matches(topic)))
+            .count() as u64
     }
 
     /// The messages above `after` that any of the filters matches, in order: as many as fit into `bytes_max`, at least one if there is one.

@@ -84,6 +84,15 @@ impl proto::partitions_server::Partitions for PartitionService {
         Ok(Response::new(reply))
     }
 
+    async fn needed(
+        &self,
+        request: Request<proto::NeededRequest>,
+    ) -> Result<Response<proto::NeededReply>, Status> {
+        crate::needed::serve(&self.groups, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn fetch(
         &self,
         request: Request<proto::FetchRequest>,

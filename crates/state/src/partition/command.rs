@@ -50,6 +50,11 @@ pub enum PartitionCommand {
         /// Needed messages, ascending, all at or below `upto` and above what was trimmed before.
         keep: Vec<Position>,
     },
+    /// A limit: every message up to a place goes, needed or not.
+    Lose {
+        /// Inclusive.
+        upto: Position,
+    },
     /// Kept messages that nobody needs any more.
     Forget {
         /// Which.
@@ -65,6 +70,7 @@ const TICK: u8 = 5;
 const OUTBOX_DONE: u8 = 6;
 const TRIM: u8 = 7;
 const FORGET: u8 = 8;
+const LOSE: u8 = 9;
 
 impl PartitionCommand {
     /// The command's bytes, as they stand in the log.
@@ -107,6 +113,10 @@ impl PartitionCommand {
                 out.put_u64_le(*upto);
                 put_positions(&mut out, keep);
             }
+            Self::Lose { upto } => {
+                out.put_u8(LOSE);
+                out.put_u64_le(upto.0);
+            }
             Self::Forget { positions } => {
                 out.put_u8(FORGET);
                 put_positions(&mut out, positions);
@@ -146,6 +156,9 @@ impl PartitionCommand {
             TRIM => Self::Trim {
                 upto: read_u64(buf, "index")?,
                 keep: read_positions(buf)?,
+            },
+            LOSE => Self::Lose {
+                upto: Position(read_u64(buf, "position")?),
             },
             FORGET => Self::Forget {
                 positions: read_positions(buf)?,

@@ -75,6 +75,17 @@ impl Kept {
         changed.insert(trimmed_key());
     }
 
+    /// Everything up to a place goes. A trim, if that is beyond what was trimmed: then the place is the end of an entry.
+    pub(super) fn lose(&mut self, upto: Position, changed: &mut Changed) {
+        if upto == Position::end_of(upto.index()) {
+            self.trim(upto.index(), &[], changed);
+        }
+        let settled = upto.min(Position::end_of(self.trimmed));
+        let above = self.rows.split_off(&Position(settled.0 + 1));
+        let gone = std::mem::replace(&mut self.rows, above);
+        changed.extend(gone.into_iter().map(key));
+    }
+
     pub(super) fn forget(&mut self, positions: &[Position], changed: &mut Changed) {
         for position in positions {
             // Rows above are this replica's own matter.

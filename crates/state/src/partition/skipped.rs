@@ -24,9 +24,15 @@ pub enum Skip<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
     by_index: BTreeMap<u64, Vec<u32>>,
+    /// What is before this index is forgotten.
+    from: u64,
 }
 
 impl Skipped {
+    pub(super) const fn from(&self) -> u64 {
+        self.from
+    }
+
     pub(super) fn at(&self, index: u64) -> Skip<'_> {
         if self.by_index.is_empty() {
             return Skip::Nothing;
@@ -48,6 +54,11 @@ impl Skipped {
     }
 
     pub(super) fn forget(&mut self, below: u64, changed: &mut Changed) {
+        if below <= self.from {
+            return;
+        }
+        self.from = below;
+        changed.insert(vec![table::SKIPPED]);
         let kept = self.by_index.split_off(&below);
         changed.extend(
             std::mem::replace(&mut self.by_index, kept)
@@ -57,10 +68,14 @@ impl Skipped {
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.by_index.keys().map(|index| key(*index))
+        let from = (self.from > 0).then(|| vec![table::SKIPPED]);
+        self.by_index.keys().map(|index| key(*index)).chain(from)
     }
 
     pub(super) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        if key.is_empty() {
+            return Some(self.from.to_le_bytes().to_vec());
+        }
         let ordinals = self
             .by_index
             .get(&u64::from_le_bytes(key.try_into().ok()?))?;
@@ -70,6 +85,10 @@ impl Skipped {
     }
 
     pub(super) fn load(&mut self, mut key: Bytes, mut value: Bytes) -> Result<(), DecodeError> {
+        if key.is_empty() {
+            self.from = read_u64(&mut value, "log index")?;
+            return Ok(());
+        }
         let index = read_u64(&mut key, "log index")?;
         self.by_index.insert(index, read_ordinals(&mut value)?);
         Ok(())
