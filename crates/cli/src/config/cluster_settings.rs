@@ -24,11 +24,15 @@ pub(crate) struct ClusterSettings {
     /// five times `quorum_lost_after`.
     #[serde(with = "humantime_serde")]
     pub(crate) down_after: Duration,
-    /// Bytes of log kept per group for readers that fell behind, beyond what the nodes themselves need.
+    /// Bytes of log kept per group for readers that fell behind, beyond what the nodes themselves need. What sessions need of a partition's
+    /// older log is kept apart from it.
     pub(crate) log_retain_bytes: ByteSize,
     /// Age up to which log is kept.
     #[serde(with = "humantime_serde")]
     pub(crate) log_retain: Duration,
+    /// Bytes of messages that a partition keeps for sessions after the log let them go, and bytes of log that it holds while it cannot find
+    /// out which messages are needed. Beyond, the oldest messages are lost, counted in `magpie_messages_lost_total`.
+    pub(crate) message_hold_bytes: ByteSize,
     /// Bytes that one link to another node, or one stream into a partition, may have queued. A full link drops QoS 0, and holds
     /// publishers of QoS 1 and 2 back.
     pub(crate) queue_bytes: ByteSize,
@@ -47,6 +51,7 @@ impl Default for ClusterSettings {
             down_after: config.down_after,
             log_retain_bytes: ByteSize::b(config.log_retain_bytes),
             log_retain: config.log_retain,
+            message_hold_bytes: ByteSize::b(config.message_hold_bytes),
             queue_bytes: ByteSize::b(config.queue_bytes as u64),
             route_linger: config.route_linger,
         }
@@ -67,6 +72,7 @@ impl ClusterSettings {
         config.down_after = self.down_after;
         config.log_retain_bytes = self.log_retain_bytes.as_u64();
         config.log_retain = self.log_retain;
+        config.message_hold_bytes = self.message_hold_bytes.as_u64();
         config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
         config.route_linger = self.route_linger;
     }

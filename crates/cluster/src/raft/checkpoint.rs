@@ -27,6 +27,7 @@ use magpie_storage::{Batch, GroupId, KeyValue, Tree};
 use prost::Message as _;
 
 use super::entry::SnapshotMeta;
+use super::stored::StoredRow;
 use super::{proto, wire};
 
 const SLOTS: &str = "raft";
@@ -128,7 +129,7 @@ impl Checkpoint {
         &self,
         after: Option<&[u8]>,
         bytes_max: usize,
-    ) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
+    ) -> io::Result<Vec<StoredRow>> {
         self.rows().after(&[], after, bytes_max)
     }
 
@@ -393,7 +394,7 @@ impl Rows {
         prefix: &[u8],
         after: Option<&[u8]>,
         bytes_max: usize,
-    ) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
+    ) -> io::Result<Vec<StoredRow>> {
         let prefix = prefixed(ROW, prefix);
         let mut from = prefix.clone();
         if let Some(after) = after {
@@ -436,7 +437,7 @@ pub(super) struct Staging(Checkpoint);
 
 impl Staging {
     /// Adds rows. Keys do not repeat.
-    pub(super) fn put(&mut self, rows: Vec<(Vec<u8>, Bytes)>) -> io::Result<()> {
+    pub(super) fn put(&mut self, rows: Vec<StoredRow>) -> io::Result<()> {
         let mut placing = Placing::default();
         for (key, value) in rows {
             self.0.place(&mut placing, (key, Some(value)))?;
@@ -457,7 +458,7 @@ impl Staging {
         &self,
         after: Option<&[u8]>,
         bytes_max: usize,
-    ) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
+    ) -> io::Result<Vec<StoredRow>> {
         self.0.rows_after(after, bytes_max)
     }
 }

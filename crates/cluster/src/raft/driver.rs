@@ -177,10 +177,6 @@ impl<M: StateMachine> Shared<M> {
         self.applied.subscribe()
     }
 
-    pub(super) fn store(&self) -> &LogStore {
-        &self.store
-    }
-
     /// The rows of the last checkpoint.
     pub(super) fn rows(&self) -> Rows {
         let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);

@@ -19,6 +19,7 @@ use super::entry::{self, SnapshotMeta, Types, Vote};
 use super::log_store::LogStore;
 use super::proto::snapshot_part::Part;
 use super::proto::{SnapshotHead, SnapshotPart, SnapshotRows, SnapshotTail};
+use super::stored::StoredRow;
 use super::transport::Client;
 use super::wire;
 
@@ -136,7 +137,7 @@ impl<C: Carry> AllRows<C> {
     }
 
     /// The next rows, perhaps none; `None`: that was all. Blocks.
-    fn next(&mut self) -> io::Result<Option<Vec<(Vec<u8>, Bytes)>>> {
+    fn next(&mut self) -> io::Result<Option<Vec<StoredRow>>> {
         match &mut self.place {
             Place::After(after) => {
                 let rows = self.checkpoint.rows_after(after.as_deref(), CHUNK_BYTES)?;
@@ -240,7 +241,7 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| Status::internal(error.to_string()))
 }
 
-fn encode(rows: &[(Vec<u8>, Bytes)]) -> Bytes {
+fn encode(rows: &[StoredRow]) -> Bytes {
     let bytes = rows.iter().map(|(key, value)| key.len() + value.len() + 8);
     let mut buffer = BytesMut::with_capacity(bytes.sum());
     for (key, value) in rows {
@@ -252,7 +253,7 @@ fn encode(rows: &[(Vec<u8>, Bytes)]) -> Bytes {
     buffer.freeze()
 }
 
-fn decode(mut bytes: Bytes) -> Option<Vec<(Vec<u8>, Bytes)>> {
+fn decode(mut bytes: Bytes) -> Option<Vec<StoredRow>> {
     let take = |bytes: &mut Bytes| {
         let length = bytes.try_get_u32_le().ok()? as usize;
         (length <= bytes.len()).then(|| bytes.split_to(length))
