@@ -3,6 +3,8 @@
 mod clients;
 mod drain;
 mod nodes;
+mod retained;
+mod sessions;
 mod status;
 
 use axum::handler::Handler;
@@ -41,6 +43,12 @@ pub(crate) fn routes() -> Routes {
         .on("get", "/clients", clients::list)
         .on("get", "/clients/{id}", clients::show)
         .on("delete", "/clients/{id}", clients::kick)
+        .on("get", "/sessions", sessions::list)
+        .on("get", "/sessions/{id}", sessions::show)
+        .on("delete", "/sessions/{id}", sessions::end)
+        .on("get", "/retained", retained::list)
+        .on("get", "/retained/{topic}", retained::show)
+        .on("delete", "/retained/{topic}", retained::clear)
         .on("post", "/drain", drain::drain)
 }
 
@@ -91,6 +99,12 @@ impl IntoResponse for ApiError {
 /// The cluster, or the answer while there is none.
 fn cluster(state: &State) -> Result<&Cluster, ApiError> {
     state.cluster().ok_or_else(|| starting("the node starts"))
+}
+
+/// The cluster, once it is formed, or the answer before.
+fn formed(state: &State) -> Result<&Cluster, ApiError> {
+    node(state)?;
+    cluster(state)
 }
 
 /// The node, or the answer while there is none.

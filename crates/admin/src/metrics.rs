@@ -122,6 +122,20 @@ fn report(status: &Status) {
         );
         counter!("magpie_raft_committed_entries_total", "group" => Arc::clone(&name))
             .absolute(group.committed);
+        if let Some(holds) = &group.holds {
+            // Of the leader, so that a sum over the nodes is the cluster's.
+            let led = |count: usize| if group.leading { count as f64 } else { 0.0 };
+            for (state, count) in [
+                ("attached", holds.sessions_attached),
+                ("detached", holds.sessions_detached),
+            ] {
+                gauge!("magpie_sessions", "group" => Arc::clone(&name), "state" => state)
+                    .set(led(count));
+            }
+            gauge!("magpie_retained_messages", "group" => Arc::clone(&name))
+                .set(led(holds.retained));
+            gauge!("magpie_outbox_batches", "group" => Arc::clone(&name)).set(led(holds.outbox));
+        }
         if let Some(tail) = group.tail {
             set(
                 "magpie_tail_lag_entries",
@@ -183,6 +197,30 @@ fn describe() {
     describe_gauge!(
         "magpie_tail_lag_entries",
         "Applied entries that this node's subscribers were not given"
+    );
+    describe_gauge!(
+        "magpie_sessions",
+        "Sessions of a partition that this node leads, with a connection (attached) or waiting for their client (detached)"
+    );
+    describe_gauge!(
+        "magpie_retained_messages",
+        "Retained messages of a partition that this node leads"
+    );
+    describe_gauge!(
+        "magpie_outbox_batches",
+        "What a partition that this node leads wants of others and has not been taken: wills, ends of sessions"
+    );
+    describe_counter!(
+        "magpie_session_progress_total",
+        "Reports of how far the sessions of this node have got"
+    );
+    describe_counter!(
+        "magpie_takeovers_total",
+        "Connections here that replaced an older one: told how far it had got (handed_over), only that it is gone (confirmed), or neither (fenced)"
+    );
+    describe_counter!(
+        "magpie_routes_refused_total",
+        "Filters of this node that the cluster's table of routes has no room for"
     );
     describe_counter!(
         "magpie_raft_committed_entries_total",

@@ -3,6 +3,8 @@
 mod clients;
 mod drain;
 mod nodes;
+mod retained;
+mod sessions;
 mod status;
 mod table;
 
@@ -38,6 +40,10 @@ enum Command {
     Clients(clients::ClientsArgs),
     /// Close a client's connection, whichever node it is on
     Kick(clients::KickArgs),
+    /// List, show or end sessions, connected or not
+    Sessions(sessions::SessionsArgs),
+    /// List, show or remove retained messages
+    Retained(retained::RetainedArgs),
 }
 
 impl CtlArgs {
@@ -50,6 +56,8 @@ impl CtlArgs {
             Command::Drain(args) => args.run(&node, self.json),
             Command::Clients(args) => args.run(&node, self.json),
             Command::Kick(args) => args.run(&node, self.json),
+            Command::Sessions(args) => args.run(&node, self.json),
+            Command::Retained(args) => args.run(&node, self.json),
         }?;
         Ok(ExitCode::SUCCESS)
     }

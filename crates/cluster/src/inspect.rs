@@ -6,19 +6,35 @@ use std::time::Duration;
 use bytes::Bytes;
 use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
 use magpie_state::partition::{PartitionState, SessionSummary, StoredSession};
-use magpie_state::{ClientId, Epoch, Incarnation, NodeId, PartitionId, Publish, Record, StreamId};
+use magpie_state::{
+    ClientId, Epoch, Incarnation, NodeId, PartitionId, Position, Publish, Record, StreamId,
+};
 use tonic::{Request, Status};
 
 use crate::groups::{Groups, group_of};
 use crate::handle::Cluster;
 use crate::rpc::MESSAGE_BYTES_MAX;
 use crate::stream::Done;
-use crate::{Attach, Error, TailItem, proto};
+use crate::{Attach, Error, Fetch, Fetched, TailItem, proto};
 
 /// Rows of one answer.
 const ROWS_MAX: usize = 1000;
+/// More messages or bytes that wait for a session are not counted.
+const WAITING_MESSAGES_MAX: u64 = 100_000;
+const WAITING_BYTES_MAX: u64 = 64 << 20;
 /// A leader that does not answer in this time is not waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// What waits for a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitingMessages {
+    /// Messages that are not done, those in flight included.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// False: there are more, too many to be counted.
+    pub is_complete: bool,
+}
 
 impl Cluster {
     /// The first `limit` (at most 1000) sessions of the cluster behind `after`, ordered by client, as some replica of each partition knows
@@ -77,6 +93,74 @@ impl Cluster {
     /// [`Error::Unknown`] when no replica tells, [`Error::Stopping`].
     pub async fn session(&self, client: &ClientId) -> Result<Option<Box<StoredSession>>, Error> {
         self.parts().takeover.look_up(client).await
+    }
+
+    /// Counts what waits for a session, by reading it; up to a limit.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn waiting(&self, session: &StoredSession) -> Result<WaitingMessages, Error> {
+        let mut waiting = WaitingMessages {
+            is_complete: true,
+            ..WaitingMessages::default()
+        };
+        for partition in (0..self.partitions()).map(PartitionId) {
+            self.count_waiting(session, partition, &mut waiting).await?;
+        }
+        Ok(waiting)
+    }
+
+    async fn count_waiting(
+        &self,
+        session: &StoredSession,
+        partition: PartitionId,
+        waiting: &mut WaitingMessages,
+    ) -> Result<(), Error> {
+        let since: Vec<(&TopicFilter, Position)> = session
+            .subscriptions
+            .iter()
+            .filter(|it| it.options.qos > QoS::AtMostOnce && !it.filter.is_shared())
+            .filter(|it| self.partitions_of(&it.filter).contains(&partition))
+            .map(|it| {
+                let here = it.since.iter().find(|(of, _)| *of == partition);
+                (
+                    &it.filter,
+                    here.map_or(Position::START, |(_, since)| *since),
+                )
+            })
+            .collect();
+        let Some(lowest) = since.iter().map(|(_, since)| *since).min() else {
+            return Ok(());
+        };
+        let cursor = session.cursors.iter().find(|it| it.partition == partition);
+        let mut fetch = Fetch {
+            filters: since.iter().map(|(filter, _)| (*filter).clone()).collect(),
+            after: lowest.max(cursor.map_or(Position::START, |cursor| cursor.floor)),
+            bytes_max: usize::MAX,
+        };
+        loop {
+            let Fetched { items, upto, .. } = self.fetch(partition, &fetch).await?;
+            let is_last = items.is_empty();
+            for item in items {
+                let belongs = item.qos > QoS::AtMostOnce
+                    && cursor.is_none_or(|cursor| !cursor.is_done(item.position))
+                    && since.iter().any(|(filter, since)| {
+                        *since < item.position && filter.matches(&item.message.topic)
+                    });
+                if belongs {
+                    waiting.messages += 1;
+                    waiting.bytes += item.message.payload.len() as u64;
+                }
+                fetch.after = fetch.after.max(item.position);
+            }
+            if is_last || upto <= fetch.after {
+                return Ok(());
+            }
+            if waiting.messages >= WAITING_MESSAGES_MAX || waiting.bytes >= WAITING_BYTES_MAX {
+                waiting.is_complete = false;
+                return Ok(());
+            }
+        }
     }
 
     /// Ends the session of a client, and its connection, if there is one: as a connection with Clean Start would that goes at once. False if

@@ -37,10 +37,11 @@ pub use config::{Config, ConfigError};
 pub use event::{Event, Events};
 pub use fetch::{Fetch, Fetched};
 pub use handle::{Cluster, Error, Readiness};
+pub use inspect::WaitingMessages;
 pub use publish::{Direct, DirectOutcome, ShareTarget, Submission, Submitted};
 pub use retained::RetainedPage;
 pub use session::{Attach, Attached, Detach, Handover};
-pub use status::{Fatal, GroupStatus, LogStatus, MemberStatus, StartError, Status};
+pub use status::{Fatal, GroupStatus, LogStatus, MemberStatus, PartitionHolds, StartError, Status};
 pub use subscribe::{Barrier, ShareMember};
 pub use tail::{Tail, TailBatch, TailItem};
 

@@ -104,6 +104,37 @@ pub struct GroupStatus {
     pub applied: u64,
     /// Index up to which this node's subscribers were served (partitions only).
     pub tail: Option<u64>,
+    /// What this replica holds (partitions only).
+    pub holds: Option<PartitionHolds>,
+}
+
+/// What a partition holds besides messages.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionHolds {
+    /// Sessions with a connection.
+    pub sessions_attached: usize,
+    /// Sessions that wait for their client.
+    pub sessions_detached: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Batches that other partitions have not taken yet.
+    pub outbox: usize,
+}
+
+impl PartitionHolds {
+    pub(crate) fn of(state: &magpie_state::partition::PartitionState) -> Self {
+        let attached = state.attachment_count();
+        Self {
+            sessions_attached: attached,
+            sessions_detached: state.session_count().saturating_sub(attached),
+            retained: state.retained_count(),
+            outbox: state
+                .outbox_targets()
+                .iter()
+                .map(|(_, batches)| batches)
+                .sum(),
+        }
+    }
 }
 
 /// Why a node stops by itself.

@@ -14,7 +14,9 @@ use super::peers::CLOCK_DIFFERENCE_MAX;
 use crate::groups::CONTROL;
 use crate::raft::{GroupId, RaftGroup};
 use crate::readiness::Facts;
-use crate::{Error, Event, GroupStatus, LogStatus, MemberStatus, Readiness, Status};
+use crate::{
+    Error, Event, GroupStatus, LogStatus, MemberStatus, PartitionHolds, Readiness, Status,
+};
 
 impl Membership {
     /// Everything but the tails' positions.
@@ -42,9 +44,10 @@ impl Membership {
         });
         let mut partitions = self.inner.groups.partitions();
         partitions.sort_by_key(|(partition, _)| *partition);
-        let partitions = partitions
-            .iter()
-            .map(|(partition, group)| group_status(partition.to_string(), group));
+        let partitions = partitions.iter().map(|(partition, group)| GroupStatus {
+            holds: Some(group.with_state(PartitionHolds::of)),
+            ..group_status(partition.to_string(), group)
+        });
         let control = control.map(|group| group_status(String::from("control"), group));
         Status {
             cluster_id: self.inner.file.cluster().map(|cluster| cluster.to_string()),
@@ -201,5 +204,6 @@ fn group_status<M: StateMachine>(name: String, group: &RaftGroup<M>) -> GroupSta
         committed: metrics.committed,
         applied: metrics.applied,
         tail: None,
+        holds: None,
     }
 }
