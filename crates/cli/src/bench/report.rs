@@ -261,6 +261,7 @@ mod tests {
             rate: None,
             duration: Duration::from_secs(2),
             warmup: Duration::ZERO,
+            durable: false,
         };
         let at = Instant::now();
         let before = Sample {
