@@ -30,6 +30,8 @@ const EXIT_DATA_DIR: u8 = 71;
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(3);
 /// The longest time over which clients are closed when the node stops.
 const CLIENTS_DEADLINE: Duration = Duration::from_secs(4);
+/// How long a node that stops waits until the sessions of its clients are where the next node finds them.
+const DETACH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a node that cannot go on takes leave.
 const FATAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the cluster's part may take to stop in order.
@@ -222,6 +224,14 @@ async fn drain(node: &Node, cluster: &Cluster, server: &Server) {
     let clients = u32::try_from(node.totals().clients).unwrap_or(u32::MAX);
     let paced = Duration::from_secs_f64(f64::from(clients) / CLIENTS_PER_SECOND);
     node.shutdown(paced.min(CLIENTS_DEADLINE)).await;
+    if tokio::time::timeout(DETACH_DEADLINE, cluster.detached())
+        .await
+        .is_err()
+    {
+        warn!(
+            "not every session was handed on in time; those go on from what was known a second before"
+        );
+    }
 }
 
 /// Logs each change. That a node that starts is not ready yet is no warning, and what it waits for changes many times a second.

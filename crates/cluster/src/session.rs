@@ -120,6 +120,14 @@ impl Cluster {
         self.parts().takeover.detach(detach);
     }
 
+    /// Returns when every [`detach`](Self::detach) so far is committed: a node that stops then leaves its clients' sessions as they were, with
+    /// their packet identifiers. Waits as long as it takes partitions to commit.
+    pub async fn detached(&self) {
+        if let Some(formed) = self.inner.formed.get() {
+            formed.takeover.detached().await;
+        }
+    }
+
     /// The partition that holds the session of a client.
     #[must_use]
     pub fn session_partition(&self, client: &ClientId) -> PartitionId {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use magpie_state::{ClientId, Epoch};
+use tokio::sync::watch;
 
 use super::Takeover;
 use crate::stream::Done;
@@ -19,7 +20,12 @@ const KEPT_MAX: usize = 1 << 16;
 #[derive(Clone, Default)]
 pub(super) struct Detaching {
     by_client: Arc<Mutex<HashMap<ClientId, Vec<Handover>>>>,
+    /// Detaches that are not committed.
+    under_way: Arc<watch::Sender<usize>>,
 }
+
+/// A detach that is not committed, until it is dropped.
+struct UnderWay(Arc<watch::Sender<usize>>);
 
 /// Removes it when dropped.
 struct Kept {
@@ -58,10 +64,21 @@ impl Detaching {
         })
     }
 
+    fn begin(&self) -> UnderWay {
+        self.under_way.send_modify(|count| *count += 1);
+        UnderWay(Arc::clone(&self.under_way))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ClientId, Vec<Handover>>> {
         self.by_client
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -78,9 +95,17 @@ impl Drop for Kept {
 }
 
 impl Takeover {
+    /// Returns when every detach so far is committed.
+    pub(crate) async fn detached(&self) {
+        let mut under_way = self.inner.detaching.under_way.subscribe();
+        // The sender lives in `self`.
+        let _ = under_way.wait_for(|count| *count == 0).await;
+    }
+
     /// Lets go of an attachment whose connection is gone.
     pub(crate) fn detach(&self, detach: Detach) {
         let kept = self.inner.detaching.keep(&detach);
+        let under_way = self.inner.detaching.begin();
         let takeover = self.clone();
         tokio::spawn(async move {
             // What may still commit keeps the attachment: a newer one must find it, and raise a fence.
@@ -98,6 +123,7 @@ impl Takeover {
                     Ok(Done::NotProposed | Done::Unknown) => {}
                 }
             }
+            drop(under_way);
             if let Some(kept) = kept {
                 tokio::time::sleep(KEPT_FOR).await;
                 drop(kept);
