@@ -26,6 +26,8 @@ pub(crate) use topic_index::Waiting;
 
 /// Records of one answer to a question for positions, in bytes.
 const AT_BYTES: usize = 1 << 20;
+/// Messages that a search goes past before it lets others in.
+const PLACES: u32 = 1 << 16;
 /// A replica that has not applied what is asked for by then does not answer.
 const APPLIED_WITHIN: Duration = Duration::from_millis(500);
 
@@ -88,15 +90,24 @@ impl PartitionIndex {
         after: Position,
         bytes_max: usize,
     ) -> io::Result<Fetched> {
-        self.follow(self.group.applied()).await?;
-        let (search, lost, end) = {
-            let followed = self.lock();
-            let search = followed.index.search(filters, after, bytes_max);
-            let lost = followed.index.lost(filters, after);
-            (search, lost, followed.end())
+        let applied = self.group.applied();
+        let mut from = after;
+        let (search, lost, end) = loop {
+            self.follow(applied).await?;
+            let (search, lost, end) = {
+                let followed = self.lock();
+                let search = followed.index.search(filters, from, bytes_max, PLACES);
+                let lost = followed.index.lost(filters, after);
+                (search, lost, followed.end())
+            };
+            match search.upto {
+                Some(upto) if search.found.is_empty() => from = upto,
+                _ => break (search, lost, end),
+            }
+            // A long search lets others in between.
+            tokio::task::yield_now().await;
         };
-        let last = search.found.last().map(|last| last.position);
-        let upto = last.filter(|_| search.is_cut).unwrap_or(end);
+        let upto = search.upto.unwrap_or(end);
         let records = self.read(search.found).await?;
         Ok(Fetched {
             records,

@@ -15,7 +15,7 @@ pub(crate) use progress::{
     put_cursors, put_inflight, put_places, read_cursors, read_inflight, read_places,
 };
 pub use publish::{Dedup, Publish, PublishHead, encode_publish};
-pub(crate) use publish::{is_publish, stamp};
+pub(crate) use publish::{is_publish, skim, stamp};
 pub use subscription::StoredSubscription;
 pub(crate) use subscription::put_subscription;
 pub use will::StoredWill;

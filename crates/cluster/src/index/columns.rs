@@ -150,9 +150,14 @@ impl Columns {
         self.first.wrapping_add(low)
     }
 
-    /// The first message from `from` on whose topic is wanted.
-    pub(super) fn find(&self, from: u32, mut is_wanted: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut left = self.next.wrapping_sub(from) as usize;
+    /// The first message in `from..to` whose topic is wanted.
+    pub(super) fn find(
+        &self,
+        from: u32,
+        to: u32,
+        mut is_wanted: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let mut left = to.wrapping_sub(from) as usize;
         let mut number = from;
         while left > 0 {
             let (block, at) = self.place(number);

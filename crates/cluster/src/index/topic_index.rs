@@ -35,8 +35,8 @@ pub(super) struct Found {
 pub(super) struct Search {
     /// In log order.
     pub(super) found: Vec<Found>,
-    /// More than this matches, behind the last one found.
-    pub(super) is_cut: bool,
+    /// Nothing behind this was looked at; `None`: everything was.
+    pub(super) upto: Option<Position>,
 }
 
 /// A range of waiting messages, to be asked about.
@@ -218,14 +218,16 @@ impl TopicIndex {
             .count() as u64
     }
 
-    /// The messages above `after` that any of the filters matches, in order: as many as fit into `bytes_max`, at least one if there is one.
+    /// The messages above `after` that any of the filters matches, in order: as many as fit into `bytes_max`, at least one if one is
+    /// looked at. Goes past `places_max` messages at most.
     pub(super) fn search(
         &self,
         filters: &[TopicFilter],
         after: Position,
         bytes_max: usize,
+        places_max: u32,
     ) -> Search {
-        let mut taken = Taken::new(bytes_max);
+        let mut taken = Taken::new(bytes_max, places_max);
         let matching = self.topics.matching(filters, TOPICS_LOOKED_AT);
         for age in [Age::Kept, Age::Young] {
             let columns = self.columns(age);
@@ -239,8 +241,8 @@ impl TopicIndex {
                 let counts = counts.map(|topic| u64::from(self.topics.chain(*topic, age).count));
                 (topics, counts.sum::<u64>())
             });
-            let goes_on = match chained {
-                Some((_, 0)) => true,
+            let went = match chained {
+                Some((_, 0)) => Went::Through,
                 Some((topics, count)) if count.saturating_mul(CHAIN_COST) < left => {
                     self.follow_chains(topics, age, after, &mut taken)
                 }
@@ -252,9 +254,16 @@ impl TopicIndex {
                 }
                 None => self.match_each(filters, columns, from, &mut taken),
             };
-            if !goes_on {
-                taken.search.is_cut = true;
-                break;
+            match went {
+                Went::Through => {}
+                Went::Full => {
+                    taken.search.upto = taken.search.found.last().map(|last| last.position);
+                    break;
+                }
+                Went::Upto(number) => {
+                    taken.search.upto = Some(columns.position(number));
+                    break;
+                }
             }
         }
         taken.search
@@ -349,8 +358,8 @@ impl TopicIndex {
         chain.count += 1;
     }
 
-    /// Merges the chains of some topics; whether there was room for all.
-    fn follow_chains(&self, topics: &[u32], age: Age, after: Position, taken: &mut Taken) -> bool {
+    /// Merges the chains of some topics.
+    fn follow_chains(&self, topics: &[u32], age: Age, after: Position, taken: &mut Taken) -> Went {
         let columns = self.columns(age);
         let mut heads = BinaryHeap::with_capacity(topics.len());
         for topic in topics {
@@ -371,13 +380,13 @@ impl TopicIndex {
             if let Some(message) = columns.message(number)
                 && !taken.take(message)
             {
-                return false;
+                return Went::Full;
             }
             if let Some(next) = columns.after(number) {
                 heads.push(Reverse((columns.position(next), next)));
             }
         }
-        true
+        Went::Through
     }
 
     /// Goes through the messages, and matches each topic when it is met first.
@@ -387,7 +396,7 @@ impl TopicIndex {
         columns: &Columns,
         from: u32,
         taken: &mut Taken,
-    ) -> bool {
+    ) -> Went {
         let mut known: Vec<Option<bool>> = vec![None; self.topics.end()];
         let is_wanted = |topic: u32| {
             *known[topic as usize].get_or_insert_with(|| {
@@ -471,11 +480,23 @@ struct Taken {
     bytes: usize,
     bytes_max: usize,
     entries: usize,
+    /// Messages that may still be gone past.
+    places: u32,
+}
+
+/// How far a search came in the columns.
+enum Went {
+    Through,
+    /// There is no room for the next one.
+    Full,
+    /// This was the last that it might go past.
+    Upto(u32),
 }
 
 impl Taken {
-    fn new(bytes_max: usize) -> Self {
+    fn new(bytes_max: usize, places: u32) -> Self {
         Self {
+            places,
             search: Search::default(),
             bytes: 0,
             bytes_max,
@@ -503,16 +524,25 @@ fn go_through(
     mut from: u32,
     mut is_wanted: impl FnMut(u32) -> bool,
     taken: &mut Taken,
-) -> bool {
-    while let Some(number) = columns.find(from, &mut is_wanted) {
+) -> Went {
+    // At least one, so that each search gets further.
+    let left = columns.next().wrapping_sub(from);
+    let places = left.min(taken.places.max(1));
+    taken.places = taken.places.saturating_sub(places);
+    let to = from.wrapping_add(places);
+    while let Some(number) = columns.find(from, to, &mut is_wanted) {
         if let Some(message) = columns.message(number)
             && !taken.take(message)
         {
-            return false;
+            return Went::Full;
         }
         from = number.wrapping_add(1);
     }
-    true
+    if to == columns.next() {
+        Went::Through
+    } else {
+        Went::Upto(to.wrapping_sub(1))
+    }
 }
 
 impl From<Placed> for Found {

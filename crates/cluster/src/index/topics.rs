@@ -128,7 +128,10 @@ impl Topics {
                 found.extend(self.by_name.get(filter.filter()).copied());
                 continue;
             }
-            let prefix = literal_prefix(filter.filter());
+            let (prefix, parent) = literal_beginning(filter.filter());
+            let parent = parent.and_then(|parent| self.by_name.get_key_value(parent));
+            let parent = parent.filter(|(name, _)| filter.matches(name));
+            found.extend(parent.map(|(_, number)| *number));
             let from = (Bound::Included(prefix), Bound::Unbounded);
             for (name, number) in self.by_name.range::<str, _>(from) {
                 if !name.as_str().starts_with(prefix) {
@@ -156,14 +159,10 @@ impl Topics {
     }
 }
 
-/// What every topic that the filter matches begins with.
-fn literal_prefix(filter: &str) -> &str {
+/// What every topic that the filter matches begins with, except for one: `sport/#` matches `sport`, too.
+fn literal_beginning(filter: &str) -> (&str, Option<&str>) {
     let end = filter.find(['+', '#']).unwrap_or(filter.len());
     let prefix = &filter[..end];
-    if filter[end..].starts_with('#') {
-        // `sport/#` matches `sport`, too.
-        prefix.strip_suffix('/').unwrap_or(prefix)
-    } else {
-        prefix
-    }
+    let parent = filter[end..].starts_with('#').then_some(prefix);
+    (prefix, parent.and_then(|prefix| prefix.strip_suffix('/')))
 }

@@ -1,6 +1,6 @@
 //! The batch of a stream: the command that carries every message of the replicated class.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use magpie_codec::TopicFilter;
 
 use super::PartitionState;
@@ -10,6 +10,7 @@ use super::sessions::{Ending, NewConnection, Superseded};
 use super::share_groups::ShareMemberId;
 use super::streams::Turn;
 
+use crate::record::skim;
 use crate::wire::{put_stream, put_text, read_filter, read_stream, read_u8, read_u32, read_u64};
 use crate::{DecodeError, Epoch, Position, Publish, Record, StreamId};
 
@@ -54,11 +55,18 @@ impl Append {
             return None;
         }
         let mut rest = self.records.clone();
+        let skip = |rest: &mut Bytes| match skim(rest) {
+            Some(publish) => {
+                rest.advance(publish.bytes);
+                Some(())
+            }
+            None => Record::decode(rest).ok().map(|_| ()),
+        };
         for _ in 0..ordinal {
-            Record::decode(&mut rest).ok()?;
+            skip(&mut rest)?;
         }
         let start = rest.clone();
-        Record::decode(&mut rest).ok()?;
+        skip(&mut rest)?;
         Some(start.slice(..start.len() - rest.len()))
     }
 

@@ -1,5 +1,6 @@
 //! A published message, as it is stored.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -170,6 +171,43 @@ pub fn encode_publish(head: &PublishHead<'_>, message: &Message, out: &mut Bytes
         encode_properties(properties, out);
     }
     put_bytes(out, &message.payload);
+}
+
+/// A publish as far as it is to be found again: without taking its record apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Skimmed {
+    /// Sessions may wait for it: QoS 1 or 2, and not only retained.
+    pub(crate) waits: bool,
+    /// Where the topic's text is in the record.
+    pub(crate) topic: Range<usize>,
+    /// Length of the record.
+    pub(crate) bytes: usize,
+}
+
+/// Skims the record that `bytes` begin with. `None` if it is no publish, or has properties: then it is to be decoded.
+pub(crate) fn skim(bytes: &[u8]) -> Option<Skimmed> {
+    let length_16 = |at: usize| {
+        let length = bytes.get(at..at + 2)?;
+        Some(usize::from(u16::from_le_bytes(length.try_into().ok()?)))
+    };
+    let (&kind, &flags) = (bytes.first()?, bytes.get(1)?);
+    if kind != kind::PUBLISH || flags & PROPERTIES != 0 {
+        return None;
+    }
+    let client = PUBLISHED_MS_AT + 8;
+    let mut at = client + 2 + length_16(client)?;
+    if flags & DEDUP != 0 {
+        at += 10;
+    }
+    let topic = at + 2..at + 2 + length_16(at)?;
+    let payload = bytes.get(topic.end..topic.end + 4)?;
+    let payload = u32::from_le_bytes(payload.try_into().ok()?) as usize;
+    let end = (topic.end + 4).checked_add(payload)?;
+    (end <= bytes.len()).then_some(Skimmed {
+        waits: flags & QOS_MASK != QoS::AtMostOnce as u8 && flags & RETAIN_ONLY == 0,
+        topic,
+        bytes: end,
+    })
 }
 
 /// Sets the publish time of a record that [is a publish](is_publish).

@@ -122,9 +122,19 @@ fn check(steps: Vec<Step>, start: u32) {
                     }
                     expected.push(*found);
                 }
-                let search = index.search(&filters, after, bytes_max);
+                let search = index.search(&filters, after, bytes_max, u32::MAX);
+                assert_eq!(search.upto.is_some(), is_cut);
                 assert_eq!(search.found, expected);
-                assert_eq!(search.is_cut, is_cut);
+                let mut in_steps = Vec::new();
+                let mut from = Some(after);
+                while let Some(after) = from {
+                    let step = index.search(&filters, after, bytes_max, 5);
+                    assert!(step.upto.is_none_or(|upto| upto > after));
+                    in_steps.extend(step.found);
+                    from = step.upto;
+                }
+                let all = index.search(&filters, after, usize::MAX, u32::MAX).found;
+                assert_eq!(in_steps, all);
             }
         }
         let all: Vec<Position> = naive.iter().map(|(found, _)| found.position).collect();
@@ -189,7 +199,7 @@ fn many_kept_messages_are_swept_out() {
     assert_eq!(index.kept.gone(), 0, "swept");
     let filter = [TopicFilter::from_static("#")];
     let found: Vec<Position> = index
-        .search(&filter, Position::default(), usize::MAX)
+        .search(&filter, Position::default(), usize::MAX, u32::MAX)
         .found
         .iter()
         .map(|found| found.position)
@@ -228,21 +238,21 @@ fn memory_and_speed() {
         let start = Instant::now();
         let filter = [TopicFilter::from_static("chat/user/77/inbox")];
         let found = index
-            .search(&filter, Position::default(), usize::MAX)
+            .search(&filter, Position::default(), usize::MAX, u32::MAX)
             .found
             .len();
         let exact = start.elapsed();
         let start = Instant::now();
         let filter = [TopicFilter::from_static("chat/user/77/#")];
         let by_prefix = index
-            .search(&filter, Position::at(5000, 0), 1 << 20)
+            .search(&filter, Position::at(5000, 0), 1 << 20, u32::MAX)
             .found
             .len();
         let wildcard = start.elapsed();
         let start = Instant::now();
         let filter = [TopicFilter::from_static("chat/+/77/inbox")];
         let by_scan = index
-            .search(&filter, Position::at(0, 0), usize::MAX)
+            .search(&filter, Position::at(0, 0), usize::MAX, u32::MAX)
             .found
             .len();
         let scan = start.elapsed();
