@@ -60,8 +60,8 @@ pub enum Output {
         message: Arc<Message>,
     },
     /// At QoS 2, the client has released this packet id: a later PUBLISH with it is a new message. Answer:
-    /// [`Answer::Released`](crate::Answer::Released). Only asked for sessions that outlive their connection; the
-    /// ids of the others end with it.
+    /// [`Answer::Released`](crate::Answer::Released). Only asked for sessions that outlive their connection, or that
+    /// began with an earlier one; the ids of the others end with it.
     Release {
         /// To be handed back with the answer.
         ticket: Ticket,

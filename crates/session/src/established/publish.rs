@@ -214,15 +214,15 @@ impl Established {
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
         let known = self.session.received.contains(packet_id);
-        let is_asked = self.is_resumed && self.session.is_durable();
-        if !known && (!is_asked || self.publishing.contains(packet_id)) {
+        if !known && (!self.is_resumed || self.publishing.contains(packet_id)) {
             // Released before, and the PUBCOMP was lost with an earlier connection.
             outputs.push_back(Output::Note(Note::UnknownPacketId));
             let ack = Ack::new(packet_id, ReasonCode::PacketIdentifierNotFound);
             outputs.push_back(Output::Send(Packet::PubComp(ack)));
             return Ok(());
         }
-        if !self.session.is_durable() {
+        // A session that goes on is known to the node, also if it ends with this connection.
+        if !self.session.is_durable() && !self.is_resumed {
             self.complete(packet_id, outputs);
         } else if self
             .releases

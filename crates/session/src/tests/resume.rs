@@ -241,3 +241,25 @@ fn pubrels_keep_the_order_of_the_pubrecs() {
         sent([2, 3, 1].map(|packet_id| Packet::PubRel(ack(packet_id))))
     );
 }
+
+/// The partitions know the packet ids of the session, whatever becomes of it after this connection.
+#[test]
+fn ids_are_released_on_the_last_connection_of_a_session_too() {
+    let (mut driver, _) = again(lost(first()), ConnectProperties::default());
+    let outputs = driver.publish(QOS2, 7);
+    driver.answer(ticket_of(&outputs), published());
+    let outputs = driver.packet(Packet::PubRel(ack(7)));
+    let [Output::Release { known: true, .. }] = outputs[..] else {
+        panic!("{outputs:?}");
+    };
+    assert_eq!(
+        driver.answer(ticket_of(&outputs), Answer::Released),
+        sent([Packet::PubComp(ack(7))])
+    );
+    // Taken by an earlier connection.
+    let outputs = driver.packet(Packet::PubRel(ack(8)));
+    assert!(matches!(
+        outputs[..],
+        [Output::Release { known: false, .. }]
+    ));
+}
