@@ -101,7 +101,8 @@ pub(crate) async fn run(
         authentication,
     ));
     let end = poll_fn(|cx| driver.poll(cx)).await;
-    driver.end(end).await;
+    // Boxed too: it is short, and every connection would have room for it all along.
+    Box::pin(driver.end(end)).await;
 }
 
 /// The state of the task.

@@ -4,6 +4,12 @@
 //! away or its mailbox was full. The tail offers every message in log order, and a read says how far it is complete, so that one number
 //! settles the change from one to the other: the highest position that was offered and not taken. A lane is live again once it was read up
 //! to there: nothing is lost, doubled or reordered in between.
+//!
+//! ```text
+//!  resume ──► Resuming ──activate──► Behind ──read up to what was missed──► Live
+//!                                      ▲                                     │
+//!                                      └────── the mailbox is full ──────────┘
+//! ```
 
 use std::collections::VecDeque;
 
@@ -15,6 +21,8 @@ use magpie_state::{Cursor, PartitionId, Position};
 pub(crate) struct Lanes {
     /// Ascending by partition.
     lanes: Vec<Lane>,
+    /// Lanes are read in turn: the one to look at first.
+    turn: usize,
 }
 
 #[derive(Debug)]
@@ -22,10 +30,21 @@ struct Lane {
     partition: PartitionId,
     /// Everything up to here was handed over, or does not concern the session.
     handed: Position,
-    /// `None`: live. Else the highest position that was offered and not taken meanwhile.
-    missed: Option<Position>,
+    source: Source,
     /// What is above the floor and not known to be done for good, ascending; `true` is done, out of order.
     pending: VecDeque<(Position, bool)>,
+}
+
+/// Where a lane's messages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The tail.
+    Live,
+    /// The log. `missed`: the highest position that the tail offered and that was not taken.
+    Behind { missed: Position },
+    /// The log, since not every subscription of a session that goes on is known to the tail. `missed`: the same, so far. `is_read`: the log
+    /// was read to its end, as it was then; what is behind that is read when all subscriptions are known.
+    Resuming { missed: Position, is_read: bool },
 }
 
 /// What became of a message that the tail offered.
@@ -39,29 +58,30 @@ pub(crate) enum Offered {
     Deferred,
 }
 
-/// Before anything of the tail is taken, a resumed lane must be read.
-const NOT_YET: Position = Position(u64::MAX);
-
 impl Lanes {
     /// The lanes of a session that goes on. They are read from their floors on, and not live before [`activate`](Self::activate) told
-    /// from where on the tail offers everything. `inflight` are the positions of what was sent and not acknowledged.
+    /// from where on the tail offers everything. `since`: where the subscriptions begin, for partitions that no cursor tells of.
+    /// `inflight` are the positions of what was sent and not acknowledged.
     pub(crate) fn resume(
         cursors: &[Cursor],
-        inflight: impl Iterator<Item = (PartitionId, Position)>,
+        since: &[(PartitionId, Position)],
+        mut inflight: Vec<(PartitionId, Position)>,
     ) -> Self {
         let mut lanes = Self::default();
         for cursor in cursors {
-            let lane = lanes.lane_or_insert(cursor.partition, || Lane::unread(cursor));
+            let lane = lanes.lane_or_insert(cursor.partition, || {
+                Lane::unread(cursor.partition, cursor.floor)
+            });
             lane.pending = cursor.done.iter().map(|done| (*done, true)).collect();
         }
+        for (partition, floor) in since {
+            lanes.lane_or_insert(*partition, || Lane::unread(*partition, *floor));
+        }
+        // Where no subscription is left, the lane begins before the first of them.
+        inflight.sort_unstable();
         for (partition, position) in inflight {
-            let lane = lanes.lane_or_insert(partition, || {
-                Lane::unread(&Cursor {
-                    partition,
-                    floor: Position(position.0.saturating_sub(1)),
-                    done: Vec::new(),
-                })
-            });
+            let before = Position(position.0.saturating_sub(1));
+            let lane = lanes.lane_or_insert(partition, || Lane::unread(partition, before));
             if position > lane.handed {
                 lane.hold(position);
             }
@@ -74,33 +94,24 @@ impl Lanes {
         self.lane_or_insert(partition, || Lane {
             partition,
             handed: after,
-            missed: None,
+            source: Source::Live,
             pending: VecDeque::new(),
         });
     }
 
     /// All subscriptions of a session that goes on are inserted. The tail offers everything above `after`: the lanes are live once they are
-    /// read up to there.
+    /// read up to there. A lane that none of the subscriptions concerns gets nothing more.
     pub(crate) fn activate(&mut self, after: &[(PartitionId, Position)]) {
-        for (partition, after) in after {
-            if let Some(lane) = self.lane_mut(*partition)
-                && lane.missed == Some(NOT_YET)
-            {
-                lane.missed = Some(*after);
+        for lane in &mut self.lanes {
+            if let Source::Resuming { missed, .. } = lane.source {
+                let after = after.iter().find(|(of, _)| *of == lane.partition);
+                let after = after.map_or(Position::START, |(_, after)| *after);
+                // The tail may have offered more since the first of them was inserted.
+                let missed = missed.max(after);
+                lane.source = Source::Behind { missed };
                 lane.settle();
             }
         }
-    }
-
-    /// A lane for a partition that a resumed subscription concerns and no cursor tells of: nothing of it is done.
-    pub(crate) fn insert_unread(&mut self, partition: PartitionId, floor: Position) {
-        self.lane_or_insert(partition, || {
-            Lane::unread(&Cursor {
-                partition,
-                floor,
-                done: Vec::new(),
-            })
-        });
     }
 
     /// The tail offers a message of QoS 1 or 2. `has_room`: whether the mailbox can take it.
@@ -117,13 +128,12 @@ impl Lanes {
         if position <= lane.handed {
             return Offered::Known;
         }
-        match &mut lane.missed {
-            Some(missed) => {
-                // `NOT_YET` stays: not every subscription is inserted.
+        match &mut lane.source {
+            Source::Behind { missed } | Source::Resuming { missed, .. } => {
                 *missed = position.max(*missed);
                 Offered::Deferred
             }
-            None if has_room => {
+            Source::Live if has_room => {
                 lane.handed = position;
                 if lane.hold(position) {
                     Offered::Taken
@@ -131,22 +141,36 @@ impl Lanes {
                     Offered::Known
                 }
             }
-            None => {
-                lane.missed = Some(position);
+            Source::Live => {
+                // What comes before it in the log was offered before it.
+                lane.handed = Position(position.0 - 1);
+                lane.source = Source::Behind { missed: position };
                 Offered::Deferred
             }
         }
     }
 
-    /// A lane that must be read, and the position to read from.
-    pub(crate) fn to_read(&self) -> Option<(PartitionId, Position)> {
-        let lane = self.lanes.iter().find(|lane| lane.missed.is_some())?;
-        Some((lane.partition, lane.handed))
+    /// A lane that must be read, each in turn, and the position to read from.
+    pub(crate) fn next_to_read(&mut self) -> Option<(PartitionId, Position)> {
+        let turn = self.turn.min(self.lanes.len());
+        let mut in_turn = (turn..self.lanes.len()).chain(0..turn);
+        let at = in_turn.find(|at| self.lanes[*at].must_read())?;
+        self.turn = at + 1;
+        Some((self.lanes[at].partition, self.lanes[at].handed))
     }
 
     /// Whether some lane must be read.
     pub(crate) fn must_read(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.missed.is_some())
+        self.lanes.iter().any(Lane::must_read)
+    }
+
+    /// Whether everything up to `positions` was handed over.
+    pub(crate) fn are_past(&self, positions: &[(PartitionId, Position)]) -> bool {
+        positions.iter().all(|(partition, position)| {
+            let mut lanes = self.lanes.iter();
+            let lane = lanes.find(|lane| lane.partition == *partition);
+            lane.is_none_or(|lane| lane.handed >= *position)
+        })
     }
 
     /// A read found a message. False if it was handed over before, or is done.
@@ -154,17 +178,20 @@ impl Lanes {
         let Some(lane) = self.lane_mut(partition) else {
             return false;
         };
-        if position <= lane.handed || lane.missed.is_none() {
+        if position <= lane.handed || lane.source == Source::Live {
             return false;
         }
         lane.handed = position;
         lane.hold(position)
     }
 
-    /// A read is complete up to `upto`: the lane is live, if the tail offered nothing above.
-    pub(crate) fn read_upto(&mut self, partition: PartitionId, upto: Position) {
+    /// A read is complete up to `upto`: the lane is live, if the tail offered nothing above. `is_end`: it found nothing more.
+    pub(crate) fn read_upto(&mut self, partition: PartitionId, upto: Position, is_end: bool) {
         if let Some(lane) = self.lane_mut(partition) {
             lane.handed = lane.handed.max(upto);
+            if let Source::Resuming { is_read, .. } = &mut lane.source {
+                *is_read = is_end;
+            }
             lane.settle();
         }
     }
@@ -194,7 +221,8 @@ impl Lanes {
     pub(crate) fn are_clear_of(&self, passed: impl Fn(PartitionId) -> Position) -> bool {
         self.lanes.iter().all(|lane| {
             let first = lane.pending.front();
-            lane.missed.is_none() && first.is_none_or(|(first, _)| *first > passed(lane.partition))
+            lane.source == Source::Live
+                && first.is_none_or(|(first, _)| *first > passed(lane.partition))
         })
     }
 
@@ -204,13 +232,13 @@ impl Lanes {
             let first_open = lane.pending.iter().find(|(_, is_done)| !is_done);
             let floor = match first_open {
                 Some((first, _)) => Position(first.0 - 1),
-                None if lane.missed.is_none() => lane.handed.max(passed(lane.partition)),
+                None if lane.source == Source::Live => lane.handed.max(passed(lane.partition)),
                 None => lane.handed,
             };
             // A lane that is being read has done nothing between what was handed over and what is pending from before.
-            let floor = match lane.missed {
-                Some(_) => floor.min(lane.handed),
-                None => floor,
+            let floor = match lane.source {
+                Source::Live => floor,
+                Source::Behind { .. } | Source::Resuming { .. } => floor.min(lane.handed),
             };
             let done = lane
                 .pending
@@ -252,11 +280,14 @@ impl Lanes {
 }
 
 impl Lane {
-    fn unread(cursor: &Cursor) -> Self {
+    fn unread(partition: PartitionId, floor: Position) -> Self {
         Self {
-            partition: cursor.partition,
-            handed: cursor.floor,
-            missed: Some(NOT_YET),
+            partition,
+            handed: floor,
+            source: Source::Resuming {
+                missed: Position::START,
+                is_read: false,
+            },
             pending: VecDeque::new(),
         }
     }
@@ -276,10 +307,20 @@ impl Lane {
         }
     }
 
+    fn must_read(&self) -> bool {
+        match self.source {
+            Source::Live => false,
+            Source::Behind { .. } => true,
+            Source::Resuming { is_read, .. } => !is_read,
+        }
+    }
+
     /// Live, if everything that was offered has been read.
     fn settle(&mut self) {
-        if self.missed.is_some_and(|missed| missed <= self.handed) {
-            self.missed = None;
+        if let Source::Behind { missed } = self.source
+            && missed <= self.handed
+        {
+            self.source = Source::Live;
         }
     }
 

@@ -214,14 +214,24 @@ impl Mailbox {
     /// Pushes a message for the client. The task is woken when `wakes` is flushed.
     pub(crate) fn deliver(&self, delivery: Delivery, wakes: &mut Wakes) -> Pushed {
         let mut inner = self.lock();
-        if inner.closed || inner.eviction.is_some() {
+        if inner.closed {
+            return Pushed::Closed;
+        }
+        // One that is about to go takes nothing more; what its session misses by that, its lanes must know.
+        let is_going = inner.eviction.is_some();
+        if is_going && inner.lanes.is_none() {
             return Pushed::Closed;
         }
         let weight = Weight::of(&delivery);
-        let is_full = inner.held.messages >= self.messages_max
+        let is_full = is_going
+            || inner.held.messages >= self.messages_max
             || (inner.held.messages > 0 && inner.held.bytes + weight.bytes > self.bytes_max);
         if is_full && delivery.qos == QoS::AtMostOnce {
-            return Pushed::Dropped;
+            return if is_going {
+                Pushed::Closed
+            } else {
+                Pushed::Dropped
+            };
         }
         if let Some(lanes) = &mut inner.lanes
             && delivery.qos > QoS::AtMostOnce
@@ -241,6 +251,8 @@ impl Mailbox {
                     return Pushed::Deferred;
                 }
             }
+        } else if is_going {
+            return Pushed::Closed;
         } else if is_full {
             inner.eviction = Some(Eviction::QuotaExceeded);
             wakes.add(inner.waker.take());
@@ -331,19 +343,30 @@ impl Mailbox {
         inner.lanes = Some(Box::new(lanes));
     }
 
+    /// For the task: all subscriptions of a session that goes on are inserted, see [`Lanes::activate`].
+    pub(crate) fn activate(&self, after: &[(PartitionId, Position)]) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if let Some(lanes) = &mut inner.lanes {
+            lanes.activate(after);
+            inner.has_unread = lanes.must_read();
+        }
+    }
+
     /// Looks at the lanes, or changes them. `None` if the session ends with its connection.
     pub(crate) fn with_lanes<T>(&self, with: impl FnOnce(&mut Lanes) -> T) -> Option<T> {
         let mut inner = self.lock();
         inner.lanes.as_deref_mut().map(with)
     }
 
-    /// For the task: puts messages that were read from the log where those of the tail come. `upto`: the read is complete up to there.
-    /// Some may be known, and are left out. May pass the bounds by one read.
+    /// For the task: puts messages that were read from the log where those of the tail come. `upto`: the read is complete up to there, and
+    /// found nothing more if `is_end`. Some may be known, and are left out. May pass the bounds by one read.
     pub(crate) fn put_read(
         &self,
         partition: PartitionId,
         deliveries: impl Iterator<Item = Delivery>,
         upto: Position,
+        is_end: bool,
     ) {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -356,7 +379,7 @@ impl Mailbox {
                 inner.deliveries.push_back(delivery);
             }
         }
-        lanes.read_upto(partition, upto);
+        lanes.read_upto(partition, upto, is_end);
         inner.has_unread = lanes.must_read();
     }
 

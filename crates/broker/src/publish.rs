@@ -183,6 +183,15 @@ impl Publisher {
         outgoing: &Outgoing,
         retain_only: bool,
     ) {
+        let dedup = match (self.session, outgoing.packet_id) {
+            (Some(session), Some(packet_id)) => Some(Dedup { session, packet_id }),
+            _ => None,
+        };
+        if let Some(Dedup { packet_id, .. }) = dedup {
+            // An id that is used anew without a release is that of a message which was not taken.
+            self.forget(packet_id);
+            self.unreleased.push((packet_id, partition));
+        }
         let group = match self
             .replicated
             .iter_mut()
@@ -191,14 +200,6 @@ impl Publisher {
             Some(at) => &mut self.replicated[at],
             None => self.replicated.push_mut(Group::new(partition)),
         };
-        let dedup = match (self.session, outgoing.packet_id) {
-            (Some(session), Some(packet_id)) => Some(Dedup { session, packet_id }),
-            _ => None,
-        };
-        if dedup.is_some() {
-            self.unreleased
-                .extend(outgoing.packet_id.map(|id| (id, partition)));
-        }
         // Copied into the record here: a slice of the read buffer is not kept.
         let head = PublishHead {
             client: &self.client,
@@ -395,6 +396,24 @@ mod tests {
             assert_eq!((publish.epoch, publish.qos), (Epoch(7), QoS::AtLeastOnce));
         }
         assert!(records.is_empty());
+    }
+
+    #[test]
+    fn a_packet_id_is_released_where_its_last_message_is() {
+        let mut publisher = publisher();
+        publisher.session = Some(Epoch(7));
+        let id = PacketId::new(9).unwrap();
+        // The first one was refused, and the client used its id anew.
+        for partition in [3, 5] {
+            let outgoing = Outgoing {
+                qos: QoS::ExactlyOnce,
+                packet_id: Some(id),
+                ..outgoing("a", b"x")
+            };
+            publisher.publish_replicated(PartitionId(partition), &outgoing, false);
+        }
+        assert_eq!(publisher.forget(id), Some(PartitionId(5)));
+        assert_eq!(publisher.forget(id), None);
     }
 
     #[test]

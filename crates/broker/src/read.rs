@@ -3,6 +3,7 @@
 //! The connection task decides what is read next and takes what came; the read itself goes on beside it. One read of a connection is under
 //! way at a time, and only while its mailbox has room, so that a slow client costs no memory: its messages stay in the log.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tracing::debug;
 
 use crate::clock;
 use crate::handle::Handle;
+use crate::lanes::Lanes;
 use crate::mailbox::Post;
 use crate::positions::Positions;
 use crate::subscribers::Grant;
@@ -26,7 +28,7 @@ const READ_BYTES: usize = 256 << 10;
 const ROOM_BYTES: usize = 2 * READ_BYTES;
 /// ... and for as many messages, or half of the mailbox.
 const ROOM_MESSAGES: usize = 1024;
-/// Pause before a read that failed is tried again.
+/// Pause after a read that brought nothing.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What the connection task knows of its reads.
@@ -36,22 +38,24 @@ pub(crate) struct Reading {
     /// Changes with the subscriptions, so that a read for other ones is not taken for complete.
     version: u64,
     /// From where on a subscription counts, where the lane has not passed that yet.
-    young: Vec<(TopicFilter, Vec<(PartitionId, Position)>)>,
+    young: HashMap<TopicFilter, Vec<(PartitionId, Position)>>,
 }
 
 /// A read that came back.
 pub(crate) struct Read {
     partition: PartitionId,
     version: u64,
-    fetched: Fetched,
+    /// `None`: it cannot be read now.
+    fetched: Option<Fetched>,
 }
 
 impl fmt::Debug for Read {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fetched = self.fetched.as_ref();
         f.debug_struct("Read")
             .field("partition", &self.partition)
-            .field("upto", &self.fetched.upto)
-            .field("messages", &self.fetched.items.len())
+            .field("upto", &fetched.map(|fetched| fetched.upto))
+            .field("messages", &fetched.map(|fetched| fetched.items.len()))
             .finish_non_exhaustive()
     }
 }
@@ -64,16 +68,13 @@ impl Reading {
 
     /// Of the messages that are read, this subscription gets those above `since`.
     pub(crate) fn note_since(&mut self, filter: &TopicFilter, since: Vec<(PartitionId, Position)>) {
-        match self.young.iter_mut().find(|(of, _)| of == filter) {
-            // A subscription that is replaced loses nothing [MQTT-3.8.4-4].
-            Some(_) => {}
-            None => self.young.push((filter.clone(), since)),
-        }
+        // A subscription that is replaced loses nothing [MQTT-3.8.4-4].
+        self.young.entry(filter.clone()).or_insert(since);
     }
 
     /// The subscription is gone.
     pub(crate) fn forget_since(&mut self, filter: &TopicFilter) {
-        self.young.retain(|(of, _)| of != filter);
+        self.young.remove(filter);
     }
 
     /// Starts the next read, if one is wanted and there is room. False if nothing is to be read.
@@ -94,10 +95,13 @@ impl Reading {
         {
             return true;
         }
-        let Some((partition, after)) = handle.mailbox.with_lanes(|lanes| lanes.to_read()).flatten()
+        let Some((partition, after)) = handle.mailbox.with_lanes(Lanes::next_to_read).flatten()
         else {
-            // Every lane is live: what is older than they are is of no interest any more.
-            self.young.clear();
+            // What the lanes have passed is of no interest any more.
+            handle.mailbox.with_lanes(|lanes| {
+                self.young.retain(|_, since| !lanes.are_past(since));
+                self.young.shrink_to_fit();
+            });
             return false;
         };
         let concerned = session.subscriptions().filter(|(filter, state)| {
@@ -128,27 +132,38 @@ impl Reading {
             version,
             fetched,
         } = read;
-        if version != self.version {
-            // A subscription that came meanwhile was not asked for: the same once more.
+        let Some(fetched) = fetched.filter(|_| version == self.version) else {
+            // A subscription that came meanwhile was not asked for: once more.
             return;
-        }
+        };
         let Some(client) = handle.client() else {
             return;
         };
+        let subscriptions = session.subscriptions();
+        // The others are found by their topic.
+        let wild: Vec<_> = subscriptions
+            .filter(|(filter, state)| is_kept(filter, state) && !filter.is_exact())
+            .collect();
         let deliveries = fetched.items.iter().filter_map(|item| {
-            let grant = self.grant(session, client, partition, item)?;
+            let exact = TopicFilter::try_from(item.message.topic.as_str()).ok();
+            let exact = exact
+                .as_ref()
+                .and_then(|filter| Some((filter, session.subscription(filter)?)));
+            let candidates = wild.iter().copied().chain(exact);
+            let grant = self.grant(candidates, client, partition, item)?;
             Some(delivery(partition, item, &grant))
         });
         let deliveries: Vec<_> = deliveries.collect();
+        let is_end = fetched.items.is_empty();
         handle
             .mailbox
-            .put_read(partition, deliveries.into_iter(), fetched.upto);
+            .put_read(partition, deliveries.into_iter(), fetched.upto, is_end);
     }
 
     /// How the session gets a message of the log; `None` if it does not wait for it.
-    fn grant(
+    fn grant<'a>(
         &self,
-        session: &Session,
+        candidates: impl Iterator<Item = (&'a TopicFilter, &'a SubscriptionState)>,
         client: &ClientId,
         partition: PartitionId,
         item: &TailItem,
@@ -159,16 +174,15 @@ impl Reading {
                 && filter.matches(&item.message.topic)
                 && self.since(filter, partition) < item.position
         };
-        let matching = session
-            .subscriptions()
+        let matching = candidates
             .filter(|(filter, state)| counts(filter, state))
             .map(|(_, state)| state);
         Grant::of(matching).filter(|grant| grant.qos.min(item.qos) > QoS::AtMostOnce)
     }
 
     fn since(&self, filter: &TopicFilter, partition: PartitionId) -> Position {
-        let young = self.young.iter().find(|(of, _)| of == filter);
-        let since = young.and_then(|(_, since)| since.iter().find(|(of, _)| *of == partition));
+        let young = self.young.get(filter);
+        let since = young.and_then(|since| since.iter().find(|(of, _)| *of == partition));
         since.map_or(Position(0), |(_, position)| *position)
     }
 }
@@ -215,21 +229,22 @@ async fn run(
     fetch: Fetch,
     version: u64,
 ) {
-    while !handle.mailbox.is_closed() {
-        match cluster.fetch(partition, &fetch).await {
-            Ok(fetched) => {
-                // Not taken by a connection that is gone: the session's place in the log has not moved.
-                let _ = handle.mailbox.post(Post::Read(Box::new(Read {
-                    partition,
-                    version,
-                    fetched,
-                })));
-                return;
-            }
-            Err(error) => {
-                debug!(%partition, %error, "the log cannot be read now");
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
+    let fetched = match cluster.fetch(partition, &fetch).await {
+        Ok(fetched) => Some(fetched),
+        Err(error) => {
+            debug!(%partition, %error, "the log cannot be read now");
+            None
         }
+    };
+    let got_on = |fetched: &Fetched| !fetched.items.is_empty() || fetched.upto > fetch.after;
+    if !fetched.as_ref().is_some_and(got_on) {
+        // Whoever answers is not as far as the tail was, or nobody does. Other partitions have their turn.
+        tokio::time::sleep(RETRY_AFTER).await;
     }
+    // Not taken by a connection that is gone: the session's place in the log has not moved.
+    let _ = handle.mailbox.post(Post::Read(Box::new(Read {
+        partition,
+        version,
+        fetched,
+    })));
 }

@@ -1,6 +1,6 @@
 //! A session that goes on: from what is stored of it to a conversation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use magpie_cluster::TailItem;
 use magpie_codec::TopicFilter;
@@ -34,25 +34,32 @@ pub(crate) fn resume(
     let inflight = stored.inflight.iter();
     let restored = inflight.filter_map(|inflight| restored(inflight, messages, &subscriptions));
     let restored: Vec<_> = restored.collect();
-    let pending = restored.iter().map(|restored| {
+    let inflight = restored.iter().map(|restored| {
         let Token {
             partition,
             position,
         } = restored.token;
         (PartitionId(partition), Position(position))
     });
-    let mut lanes = Lanes::resume(&stored.cursors, pending);
     let mut reading = Reading::default();
+    let mut since = BTreeMap::new();
     for subscription in &stored.subscriptions {
         let state = state_of(subscription);
         if !is_kept(&subscription.filter, &state) {
             continue;
         }
         for partition in positions.concerned(&subscription.filter) {
-            lanes.insert_unread(partition, first_since(stored, partition));
+            let mut listed = subscription.since.iter();
+            let listed = listed.find(|(of, _)| *of == partition);
+            let begins = listed.map_or(Position::START, |(_, position)| *position);
+            let first = since.entry(partition).or_insert(begins);
+            *first = begins.min(*first);
         }
         reading.note_since(&subscription.filter, subscription.since.clone());
     }
+    // Before these there is nothing for the session.
+    let since: Vec<_> = since.into_iter().collect();
+    let lanes = Lanes::resume(&stored.cursors, &since, inflight.collect());
     Resume {
         filters: subscriptions
             .iter()
@@ -66,16 +73,6 @@ pub(crate) fn resume(
         lanes,
         reading,
     }
-}
-
-/// The lowest place from which on a subscription concerns a partition: before it there is nothing for the session.
-fn first_since(stored: &StoredSession, partition: PartitionId) -> Position {
-    let since = |subscription: &StoredSubscription| {
-        let of = |(of, since): &(PartitionId, Position)| (*of == partition).then_some(*since);
-        subscription.since.iter().find_map(of)
-    };
-    let lowest = stored.subscriptions.iter().filter_map(since).min();
-    lowest.unwrap_or(Position::START)
 }
 
 fn subscription(stored: &StoredSubscription) -> (TopicFilter, SubscriptionState) {

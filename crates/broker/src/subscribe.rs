@@ -10,11 +10,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future;
 use magpie_cluster::{Cluster, Error, TailItem};
 use magpie_codec::{QoS, ReasonCode, RetainHandling, TopicFilter};
-use magpie_session::{Answer, Delivery, Session, Subscription, Ticket, Token};
+use magpie_session::{Answer, Delivery, Session, Subscription, SubscriptionState, Ticket, Token};
 use magpie_state::{ClientId, Epoch, PartitionId, Position, Record, StoredSubscription};
 use tracing::debug;
 
@@ -22,12 +23,14 @@ use crate::clock;
 use crate::handle::Handle;
 use crate::mailbox::Post;
 use crate::positions::Indexes;
-use crate::read::Reading;
+use crate::read::{Reading, is_kept};
 use crate::subscribers::{Inserted, Subscribers};
 use crate::task;
 
 /// Filters of one SUBSCRIBE that are watched at the same time.
 const WATCHES_MAX: usize = 64;
+/// Pause before filters of a resumed session are watched again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The pending SUBSCRIBEs and UNSUBSCRIBEs of one connection; how many is bounded by the session.
 #[derive(Debug, Default)]
@@ -366,6 +369,21 @@ impl Place<'_> {
         Ok(inserted)
     }
 
+    /// Inserts a subscription of a session that goes on, unless a SUBSCRIBE of this connection came first. Above the indexes that are
+    /// returned, everything is offered to it.
+    fn insert_resumed(
+        self,
+        subscription: &Subscription,
+        watched: Watched,
+    ) -> Result<Indexes, ReasonCode> {
+        let filter = &subscription.filter;
+        if let (true, Ok(passed)) = (self.subscribers.contains(self.handle, filter), &watched) {
+            self.cluster.unwatch(filter);
+            return Ok(self.subscribers.positions.begun(filter, passed));
+        }
+        Ok(self.insert(subscription, watched)?.after)
+    }
+
     /// Begins to keep a subscription's place in the logs; gives what is to be committed of it.
     fn note(
         self,
@@ -384,8 +402,17 @@ impl Place<'_> {
             .iter()
             .map(|(partition, index)| (*partition, Position::end_of(*index)))
             .collect();
-        if !filter.is_shared() && options.qos > QoS::AtMostOnce {
+        if is_kept(
+            filter,
+            &SubscriptionState {
+                options: *options,
+                id: *id,
+            },
+        ) {
             reading.note_since(filter, since.clone());
+        } else {
+            // Should its QoS rise later, it begins then.
+            reading.forget_since(filter);
         }
         reading.subscriptions_changed();
         StoredSubscription {
@@ -451,7 +478,7 @@ async fn settle(
     let reading = async {
         let mut retained = Vec::new();
         for wanted in wanted {
-            retained.extend(read_retained(&cluster, wanted).await?);
+            retained.extend(read_retained(&cluster, client, wanted).await?);
         }
         Ok::<_, Error>(retained)
     };
@@ -478,8 +505,13 @@ async fn settle(
 }
 
 /// The retained messages for a subscription, as they were when it was inserted: newer ones come from the tail.
-async fn read_retained(cluster: &Cluster, wanted: WantsRetained) -> Result<Vec<Delivery>, Error> {
+async fn read_retained(
+    cluster: &Cluster,
+    client: &ClientId,
+    wanted: WantsRetained,
+) -> Result<Vec<Delivery>, Error> {
     let WantsRetained { subscription, upto } = wanted;
+    let no_local = subscription.options.no_local;
     let reads = upto.iter().map(async |(partition, index)| {
         let mut deliveries = Vec::new();
         let mut after = None;
@@ -488,7 +520,9 @@ async fn read_retained(cluster: &Cluster, wanted: WantsRetained) -> Result<Vec<D
                 .retained(*partition, &subscription.filter, *index, after.as_ref())
                 .await?;
             let items = page.items.into_iter();
-            let old = items.filter(|item| item.position.index() <= *index);
+            // [MQTT-3.8.3-3]
+            let is_own = |item: &TailItem| no_local && item.publisher == *client;
+            let old = items.filter(|item| item.position.index() <= *index && !is_own(item));
             deliveries.extend(old.map(|item| retained(&subscription, *partition, item)));
             after = page.next;
             if after.is_none() {
@@ -581,15 +615,40 @@ impl Resumed {
 
 /// Watches the filters of a session that goes on; the outcome comes by the mailbox.
 pub(crate) fn resume(place: Place<'_>, filters: Vec<TopicFilter>) {
-    let (cluster, handle) = (place.cluster.clone(), Arc::clone(place.handle));
-    task::spawn(async move {
-        let watched = watch_some(&cluster, &handle, &filters).await;
-        let resumed = Box::new(Resumed { filters, watched });
-        if let Err(Post::Resumed(resumed)) = handle.mailbox.post(Post::Resumed(resumed)) {
-            let Resumed { filters, watched } = *resumed;
-            give_back(&cluster, &handle, &filters, &watched);
-        }
-    });
+    task::spawn(watch_resumed(
+        place.cluster.clone(),
+        Arc::clone(place.handle),
+        filters,
+        Duration::ZERO,
+    ));
+}
+
+/// The same for those that could not be watched.
+pub(crate) fn resume_later(place: Place<'_>, filters: Vec<TopicFilter>) {
+    task::spawn(watch_resumed(
+        place.cluster.clone(),
+        Arc::clone(place.handle),
+        filters,
+        RETRY_AFTER,
+    ));
+}
+
+async fn watch_resumed(
+    cluster: Cluster,
+    handle: Arc<Handle>,
+    filters: Vec<TopicFilter>,
+    after: Duration,
+) {
+    tokio::time::sleep(after).await;
+    if handle.mailbox.is_closed() {
+        return;
+    }
+    let watched = watch_some(&cluster, &handle, &filters).await;
+    let resumed = Box::new(Resumed { filters, watched });
+    if let Err(Post::Resumed(resumed)) = handle.mailbox.post(Post::Resumed(resumed)) {
+        let Resumed { filters, watched } = *resumed;
+        give_back(&cluster, &handle, &filters, &watched);
+    }
 }
 
 /// The filters of a resumed session take effect on this node; gives those that could not be watched, to be tried again. `offered` tells
@@ -614,8 +673,8 @@ pub(crate) fn resumed(
             id: state.id,
             replaces: false,
         };
-        match place.insert(&subscription, watched) {
-            Ok(inserted) => inserted.after.into_iter().for_each(|(partition, index)| {
+        match place.insert_resumed(&subscription, watched) {
+            Ok(after) => after.into_iter().for_each(|(partition, index)| {
                 let after = Position::end_of(index);
                 match offered.iter_mut().find(|(of, _)| *of == partition) {
                     Some((_, known)) => *known = after.max(*known),

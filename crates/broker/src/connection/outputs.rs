@@ -348,11 +348,9 @@ impl Driver {
         let place = Self::place(&self.node, &self.handle, Some(durable));
         let again = subscribe::resumed(place, session, resumed, &mut offered);
         if again.is_empty() {
-            self.handle
-                .mailbox
-                .with_lanes(|lanes| lanes.activate(&offered));
+            self.handle.mailbox.activate(&offered);
         } else {
-            subscribe::resume(place, again);
+            subscribe::resume_later(place, again);
             durable.offered = offered;
         }
     }

@@ -20,7 +20,11 @@ fn resumed(floor: u64, done: &[u64], inflight: &[u64]) -> Lanes {
         floor: at(floor),
         done: done.iter().copied().map(at).collect(),
     };
-    Lanes::resume(&[cursor], inflight.iter().map(|it| (P, at(*it))))
+    Lanes::resume(
+        &[cursor],
+        &[],
+        inflight.iter().map(|it| (P, at(*it))).collect(),
+    )
 }
 
 fn only(cursors: Vec<Cursor>) -> (u64, Vec<u64>) {
@@ -55,17 +59,17 @@ fn a_full_mailbox_turns_to_reading_and_back() {
         Offered::Deferred,
         "order is kept"
     );
-    assert_eq!(lanes.to_read(), Some((P, at(1))));
+    assert_eq!(lanes.next_to_read(), Some((P, at(1))));
     assert!(!lanes.take_read(P, at(1)));
     assert!(lanes.take_read(P, at(2)));
-    lanes.read_upto(P, at(2));
-    assert_eq!(lanes.to_read(), Some((P, at(2))));
+    lanes.read_upto(P, at(2), false);
+    assert_eq!(lanes.next_to_read(), Some((P, at(2))));
     // Meanwhile the tail goes on; what is read then is known to it.
     assert_eq!(lanes.offer(P, at(5), true), Offered::Deferred);
     assert!(lanes.take_read(P, at(3)));
     assert!(lanes.take_read(P, at(5)));
-    lanes.read_upto(P, at(7));
-    assert_eq!(lanes.to_read(), None);
+    lanes.read_upto(P, at(7), false);
+    assert_eq!(lanes.next_to_read(), None);
     assert_eq!(lanes.offer(P, at(7), true), Offered::Known);
     assert_eq!(lanes.offer(P, at(8), true), Offered::Taken);
 }
@@ -73,19 +77,21 @@ fn a_full_mailbox_turns_to_reading_and_back() {
 #[test]
 fn a_resumed_lane_is_read_from_its_floor_and_leaves_out_what_is_known() {
     let mut lanes = resumed(10, &[12], &[14]);
-    assert_eq!(lanes.to_read(), Some((P, at(10))));
+    assert_eq!(lanes.next_to_read(), Some((P, at(10))));
     assert_eq!(only(lanes.cursors(|_| at(99))), (10, vec![12]));
     assert!(lanes.take_read(P, at(11)));
     assert!(!lanes.take_read(P, at(12)), "done before");
     assert!(lanes.take_read(P, at(13)));
     assert!(!lanes.take_read(P, at(14)), "sent before");
-    lanes.read_upto(P, at(20));
-    assert!(lanes.must_read(), "subscriptions are not inserted yet");
+    lanes.read_upto(P, at(20), false);
+    assert!(lanes.must_read(), "there may be more");
+    lanes.read_upto(P, at(20), true);
+    assert!(!lanes.must_read(), "subscriptions are not inserted yet");
     assert_eq!(lanes.offer(P, at(21), true), Offered::Deferred);
     lanes.activate(&[(P, at(25))]);
-    assert_eq!(lanes.to_read(), Some((P, at(20))));
+    assert_eq!(lanes.next_to_read(), Some((P, at(20))));
     assert!(lanes.take_read(P, at(21)));
-    lanes.read_upto(P, at(25));
+    lanes.read_upto(P, at(25), false);
     assert!(!lanes.must_read());
     for position in [11, 13, 21] {
         lanes.finish(P, at(position));
@@ -106,6 +112,71 @@ fn being_clear_of_all_means_live_with_nothing_open() {
     assert!(!lanes.are_clear_of(|_| at(7)));
     lanes.finish(P, at(7));
     assert!(lanes.are_clear_of(|_| at(7)));
+}
+
+#[test]
+fn what_is_offered_before_a_resumed_session_is_ready_is_read() {
+    let mut lanes = resumed(5, &[], &[]);
+    // The first of its subscriptions is inserted, the second one not yet.
+    assert_eq!(lanes.offer(P, at(31), true), Offered::Deferred);
+    // A read that was under way before that.
+    lanes.read_upto(P, at(30), false);
+    lanes.activate(&[(P, at(25))]);
+    assert_eq!(lanes.next_to_read(), Some((P, at(30))));
+    assert!(lanes.take_read(P, at(31)));
+    lanes.read_upto(P, at(31), true);
+    assert!(!lanes.must_read());
+}
+
+#[test]
+fn a_lane_of_no_subscription_is_not_read_for_ever() {
+    let (subscribed, other) = (PartitionId(4), P);
+    let cursor = Cursor {
+        partition: subscribed,
+        floor: at(7),
+        done: Vec::new(),
+    };
+    // Sent by a subscription that has gone since, and not acknowledged.
+    let mut lanes = Lanes::resume(&[cursor], &[], vec![(other, at(3))]);
+    lanes.activate(&[(subscribed, at(9))]);
+    assert_eq!(lanes.next_to_read(), Some((subscribed, at(7))));
+    lanes.read_upto(subscribed, at(9), true);
+    assert!(!lanes.must_read());
+    lanes.finish(other, at(3));
+}
+
+#[test]
+fn what_is_in_flight_is_open_in_whichever_order_it_was_sent() {
+    // No cursor: the session got no further than where its subscription began. Or that has gone since.
+    for since in [&[(P, at(9))][..], &[]] {
+        let mut lanes = Lanes::resume(&[], since, vec![(P, at(12)), (P, at(10))]);
+        assert_eq!(only(lanes.cursors(nothing)), (9, vec![]));
+        lanes.finish(P, at(12));
+        assert_eq!(only(lanes.cursors(nothing)), (9, vec![12]));
+    }
+}
+
+#[test]
+fn lanes_are_read_in_turn() {
+    let mut lanes = Lanes::default();
+    for partition in [1, 2, 3] {
+        lanes.insert(PartitionId(partition), at(0));
+    }
+    for partition in [1, 3] {
+        lanes.offer(PartitionId(partition), at(9), false);
+    }
+    let mut read = || lanes.next_to_read().unwrap().0.0;
+    assert_eq!([read(), read(), read()], [1, 3, 1]);
+}
+
+#[test]
+fn a_lane_knows_what_was_offered_before_it_fell_behind() {
+    let mut lanes = Lanes::default();
+    lanes.insert(P, at(10));
+    assert!(!lanes.are_past(&[(P, at(40))]));
+    lanes.offer(P, at(50), false);
+    assert_eq!(lanes.next_to_read(), Some((P, at(49))));
+    assert!(lanes.are_past(&[(P, at(40))]));
 }
 
 /// What a session does in the property test.
@@ -161,7 +232,7 @@ proptest! {
                     }
                 }
                 Step::Read { most } => {
-                    let Some((partition, after)) = lanes.to_read() else { continue };
+                    let Some((partition, after)) = lanes.next_to_read() else { continue };
                     let found: Vec<_> = messages(after.0, log).take(most).collect();
                     let upto = match found.last() {
                         Some(last) if found.len() == most => *last,
@@ -176,7 +247,7 @@ proptest! {
                             open.push(position);
                         }
                     }
-                    lanes.read_upto(partition, at(upto));
+                    lanes.read_upto(partition, at(upto), false);
                 }
                 Step::Acknowledge(which) => {
                     if !open.is_empty() {
@@ -197,13 +268,13 @@ proptest! {
             }
         }
         // What is left is read in the end.
-        while let Some((partition, after)) = lanes.to_read() {
+        while let Some((partition, after)) = lanes.next_to_read() {
             for position in messages(after.0, log) {
                 if lanes.take_read(partition, at(position)) {
                     open.push(position);
                 }
             }
-            lanes.read_upto(partition, at(log));
+            lanes.read_upto(partition, at(log), false);
         }
         while offered < log {
             offered += 2;

@@ -221,3 +221,27 @@ fn ticket() -> Vec<Ticket> {
         })
         .collect()
 }
+
+/// A message that passes while the connection is being ended must not count as done.
+#[test]
+fn who_is_about_to_go_misses_messages_and_knows_it() {
+    let mailbox = mailbox(100, 1000);
+    let mut lanes = Lanes::default();
+    lanes.insert(PartitionId(0), Position(10));
+    mailbox.set_lanes(lanes);
+    mailbox.evict(Eviction::TakenOver);
+    let late = Delivery {
+        token: Token {
+            partition: 0,
+            position: 20,
+        },
+        ..delivery(QoS::AtLeastOnce, b"x")
+    };
+    let mut wakes = Wakes::default();
+    assert_eq!(mailbox.deliver(late, &mut wakes), Pushed::Deferred);
+    let at_most_once = delivery(QoS::AtMostOnce, b"x");
+    assert_eq!(mailbox.deliver(at_most_once, &mut wakes), Pushed::Closed);
+    let (_, lanes) = mailbox.close(&mut Vec::new());
+    let cursors = lanes.unwrap().cursors(|_| Position(30));
+    assert_eq!(cursors[0].floor, Position(19));
+}

@@ -1,18 +1,53 @@
 //! A client that does what a test says, packet by packet.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use magpie_codec::{
-    Ack, ConnAck, Connect, Decoder, Limits, Packet, PacketId, ProtocolVersion, Publish, QoS,
-    ReasonCode, SubAck, Subscribe, SubscriptionOptions, Text, TopicFilter, TopicName, Will,
+    Ack, ConnAck, Connect, ConnectProperties, Decoder, Disconnect, DisconnectProperties, Limits,
+    Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, SubAck, Subscribe,
+    SubscriptionOptions, Text, TopicFilter, TopicName, Unsubscribe, Will,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a client says in CONNECT. Version 5, without a session of before or after, unless changed.
+#[derive(Clone)]
+pub(crate) struct Greeting {
+    pub(crate) version: ProtocolVersion,
+    pub(crate) clean_start: bool,
+    pub(crate) expiry_s: u32,
+    pub(crate) receive_maximum: Option<NonZeroU16>,
+    pub(crate) will: Option<Box<Will>>,
+}
+
+impl Default for Greeting {
+    fn default() -> Self {
+        Self {
+            version: ProtocolVersion::V5,
+            clean_start: true,
+            expiry_s: 0,
+            receive_maximum: None,
+            will: None,
+        }
+    }
+}
+
+impl Greeting {
+    /// Goes on with its session, and leaves one behind.
+    pub(crate) fn durable() -> Self {
+        Self {
+            clean_start: false,
+            expiry_s: 600,
+            ..Self::default()
+        }
+    }
+}
 
 pub(crate) struct TestClient {
     socket: TcpStream,
@@ -27,7 +62,10 @@ pub(crate) struct TestClient {
 impl TestClient {
     /// Opens the socket only.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let version = ProtocolVersion::V5;
+        Self::open_as(address, ProtocolVersion::V5).await
+    }
+
+    async fn open_as(address: SocketAddr, version: ProtocolVersion) -> Self {
         let limits = Limits {
             packet_bytes_max: 16 << 20,
             ..Limits::default()
@@ -49,6 +87,52 @@ impl TestClient {
             (connack.reason, connack.session_present),
             (ReasonCode::Success, false)
         );
+        client
+    }
+
+    /// Connects; gives the CONNACK too, which is a success.
+    pub(crate) async fn greet(
+        address: SocketAddr,
+        id: &str,
+        greeting: Greeting,
+    ) -> (Self, ConnAck) {
+        let mut client = Self::open_as(address, greeting.version).await;
+        let properties = ConnectProperties {
+            session_expiry_interval_s: greeting.expiry_s,
+            receive_maximum: greeting.receive_maximum,
+            ..ConnectProperties::default()
+        };
+        let connect = Connect {
+            version: greeting.version,
+            client_id: Text::try_from(id).unwrap(),
+            clean_start: greeting.clean_start,
+            keep_alive_s: 10,
+            username: None,
+            password: None,
+            will: greeting.will,
+            properties: (greeting.version == ProtocolVersion::V5).then(|| Box::new(properties)),
+        };
+        client.send(&Packet::Connect(Box::new(connect))).await;
+        match client.receive().await {
+            Packet::ConnAck(connack) => {
+                assert_eq!(connack.reason, ReasonCode::Success);
+                (client, connack)
+            }
+            other => panic!("not a CONNACK: {other:?}"),
+        }
+    }
+
+    /// Begins a session that outlives the connection.
+    pub(crate) async fn begin(address: SocketAddr, id: &str) -> Self {
+        let (client, connack) = Self::greet(address, id, Greeting::durable()).await;
+        assert!(!connack.session_present);
+        client
+    }
+
+    /// Goes on with it.
+    pub(crate) async fn resume(address: SocketAddr, id: &str) -> Self {
+        let (client, connack) = Self::greet(address, id, Greeting::durable()).await;
+        assert!(connack.session_present);
         client
     }
 
@@ -120,7 +204,7 @@ impl TestClient {
     }
 
     /// The next packet that is no message.
-    async fn receive_answer(&mut self) -> Packet {
+    pub(crate) async fn receive_answer(&mut self) -> Packet {
         loop {
             match self.receive().await {
                 Packet::Publish(publish) => self.early.push(publish),
@@ -149,10 +233,20 @@ impl TestClient {
         filters: &[&str],
         options: SubscriptionOptions,
     ) -> SubAck {
+        self.say_subscribe_as(filters, options, None).await
+    }
+
+    /// With a Subscription Identifier.
+    pub(crate) async fn say_subscribe_as(
+        &mut self,
+        filters: &[&str],
+        options: SubscriptionOptions,
+        id: Option<u32>,
+    ) -> SubAck {
         let filter = |it: &&str| (TopicFilter::try_from((*it).to_owned()).unwrap(), options);
         let subscribe = Subscribe {
             packet_id: self.packet_id(),
-            subscription_id: None,
+            subscription_id: id,
             user_properties: Vec::new(),
             filters: filters.iter().map(filter).collect(),
         };
@@ -172,25 +266,37 @@ impl TestClient {
     ) -> Option<PacketId> {
         let packet_id = (qos != QoS::AtMostOnce).then(|| self.packet_id());
         let publish = Publish {
-            dup: false,
-            qos,
-            retain: false,
             packet_id,
-            topic: Some(TopicName::try_from(topic.to_owned()).unwrap()),
-            topic_alias: None,
-            subscription_ids: Default::default(),
-            properties: None,
-            payload: payload.into(),
+            ..message(topic, qos, payload)
         };
         self.send(&Packet::Publish(publish)).await;
         packet_id
     }
 
+    /// Publishes this under an id of its own, and waits until the node has taken it.
+    pub(crate) async fn put(&mut self, publish: Publish) {
+        let id = self.packet_id();
+        let qos = publish.qos;
+        let packet_id = (qos != QoS::AtMostOnce).then_some(id);
+        let publish = Publish {
+            packet_id,
+            ..publish
+        };
+        self.send(&Packet::Publish(publish)).await;
+        self.await_taken(id, qos).await;
+    }
+
     /// Publishes, and waits until the node has taken the message.
     pub(crate) async fn publish(&mut self, topic: &str, qos: QoS, payload: impl Into<Bytes>) {
-        let Some(id) = self.send_publish(topic, qos, payload).await else {
+        if let Some(id) = self.send_publish(topic, qos, payload).await {
+            self.await_taken(id, qos).await;
+        }
+    }
+
+    async fn await_taken(&mut self, id: PacketId, qos: QoS) {
+        if qos == QoS::AtMostOnce {
             return;
-        };
+        }
         match (qos, self.receive_answer().await) {
             (QoS::AtLeastOnce, Packet::PubAck(ack)) => {
                 assert_eq!(ack, Ack::new(id, ReasonCode::Success))
@@ -204,13 +310,59 @@ impl TestClient {
         }
     }
 
-    /// The next message, acknowledged.
-    pub(crate) async fn next(&mut self) -> Publish {
-        let publish = if self.early.is_empty() {
+    /// The next message, to be acknowledged by the test.
+    pub(crate) async fn next_unacknowledged(&mut self) -> Publish {
+        if self.early.is_empty() {
             self.receive_publish().await
         } else {
             self.early.remove(0)
+        }
+    }
+
+    /// The payloads of the next messages, which are acknowledged.
+    pub(crate) async fn next_payloads(&mut self, count: usize) -> Vec<String> {
+        let mut payloads = Vec::new();
+        while payloads.len() < count {
+            payloads.push(text(&self.next().await));
+        }
+        payloads
+    }
+
+    /// No message comes for a while.
+    pub(crate) async fn hears_nothing(&mut self) {
+        assert!(self.early.is_empty(), "{:?}", self.early);
+        let next = tokio::time::timeout(Duration::from_millis(300), self.try_receive()).await;
+        assert!(next.is_err(), "{next:?}");
+    }
+
+    pub(crate) async fn unsubscribe(&mut self, filter: &str) -> ReasonCode {
+        let unsubscribe = Unsubscribe {
+            packet_id: self.packet_id(),
+            user_properties: Vec::new(),
+            filters: vec![TopicFilter::try_from(filter.to_owned()).unwrap()],
         };
+        self.send(&Packet::Unsubscribe(unsubscribe)).await;
+        match self.receive_answer().await {
+            Packet::UnsubAck(unsuback) => unsuback.reasons[0],
+            other => panic!("not an UNSUBACK: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn disconnect(mut self, reason: ReasonCode, expiry_s: Option<u32>) {
+        let properties = expiry_s.map(|_| {
+            Box::new(DisconnectProperties {
+                session_expiry_interval_s: expiry_s,
+                ..DisconnectProperties::default()
+            })
+        });
+        let disconnect = Disconnect { reason, properties };
+        self.send(&Packet::Disconnect(disconnect)).await;
+        assert!(self.try_receive().await.is_none());
+    }
+
+    /// The next message, acknowledged.
+    pub(crate) async fn next(&mut self) -> Publish {
+        let publish = self.next_unacknowledged().await;
         if let Some(id) = publish.packet_id {
             let ack = Ack::new(id, ReasonCode::Success);
             if publish.qos == QoS::AtLeastOnce {
@@ -247,4 +399,24 @@ impl TestClient {
         }
         reason
     }
+}
+
+/// A message to be published.
+pub(crate) fn message(topic: &str, qos: QoS, payload: impl Into<Bytes>) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        packet_id: None,
+        topic: Some(TopicName::try_from(topic.to_owned()).unwrap()),
+        topic_alias: None,
+        subscription_ids: Default::default(),
+        properties: None,
+        payload: payload.into(),
+    }
+}
+
+/// A message's payload.
+pub(crate) fn text(publish: &Publish) -> String {
+    String::from_utf8(publish.payload.to_vec()).unwrap()
 }

@@ -4,6 +4,12 @@
 
 mod client;
 mod node;
+mod qos2;
+mod resume;
+mod retained;
+mod session_end;
+mod slow;
+mod wills;
 
 use std::time::Duration;
 

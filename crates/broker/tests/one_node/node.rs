@@ -47,6 +47,14 @@ impl TestNode {
     }
 }
 
+impl TestNode {
+    /// Waits until the client has no connection any more.
+    pub(crate) async fn gone(&self, id: &str) {
+        let is_here = || self.node.clients().iter().any(|it| &*it.client.0 == id);
+        crate::until("a client that is gone", || !is_here()).await;
+    }
+}
+
 async fn cluster(data_dir: &TempDir) -> (Cluster, Events) {
     let config = magpie_cluster::Config {
         data_dir: data_dir.path().to_owned(),

@@ -1,0 +1,239 @@
+//! Retained messages.
+
+use magpie_codec::{MessageProperties, Publish, QoS, RetainHandling, SubscriptionOptions};
+
+use crate::client::{TestClient, message, text};
+use crate::node::TestNode;
+
+const QOS0: QoS = QoS::AtMostOnce;
+const QOS1: QoS = QoS::AtLeastOnce;
+const QOS2: QoS = QoS::ExactlyOnce;
+
+fn retained(topic: &str, qos: QoS, payload: &str) -> Publish {
+    Publish {
+        retain: true,
+        ..message(topic, qos, payload.to_owned())
+    }
+}
+
+async fn subscribed(node: &TestNode, filter: &str, qos: QoS) -> TestClient {
+    let mut client = TestClient::connect(node.address, "reader").await;
+    client.subscribe(filter, qos).await;
+    client
+}
+
+/// [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-8]
+#[tokio::test]
+async fn the_last_one_of_a_topic_is_what_a_new_subscription_gets() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let mut live = subscribed(&node, "#", QOS2).await;
+    for topic in ["a", "direct/a"] {
+        for sent in [QOS0, QOS1, QOS2] {
+            for wanted in [QOS0, QOS1, QOS2] {
+                writer.put(retained(topic, sent, "old")).await;
+                writer.put(retained(topic, sent, "new")).await;
+                writer.put(message(topic, sent, "passing")).await;
+                for payload in ["old", "new", "passing"] {
+                    let publish = live.next().await;
+                    assert_eq!((text(&publish).as_str(), publish.retain), (payload, false));
+                }
+                let mut reader = TestClient::connect(node.address, "late").await;
+                // QoS 0 is kept by the partition a moment later.
+                if sent == QOS0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+                reader.subscribe(topic, wanted).await;
+                let publish = reader.next().await;
+                assert_eq!((text(&publish).as_str(), publish.retain), ("new", true));
+                assert_eq!(publish.qos, sent.min(wanted), "{topic}");
+                // Cleared.
+                writer.put(retained(topic, sent, "")).await;
+                let cleared = [live.next().await, reader.next().await];
+                assert!(cleared.iter().all(|it| it.payload.is_empty() && !it.retain));
+                if sent == QOS0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+                reader.subscribe(topic, wanted).await;
+                reader.hears_nothing().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn wildcards_find_all_of_them_and_only_those() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let topics = ["a", "a/b", "a/b/c", "b", "b/b", "$x/b"];
+    for topic in topics {
+        writer.put(retained(topic, QOS1, topic)).await;
+    }
+    for (filter, expected) in [
+        ("#", &["a", "a/b", "a/b/c", "b", "b/b"][..]),
+        ("a/#", &["a", "a/b", "a/b/c"]),
+        ("+/b", &["a/b", "b/b"]),
+        ("$x/#", &["$x/b"]),
+        ("c/#", &[]),
+    ] {
+        let mut reader = subscribed(&node, filter, QOS1).await;
+        let mut came = reader.next_payloads(expected.len()).await;
+        came.sort();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(came, expected, "{filter}");
+        reader.hears_nothing().await;
+    }
+}
+
+/// [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+#[tokio::test]
+async fn retain_handling_says_when() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    writer.put(retained("a", QOS1, "kept")).await;
+    let mut reader = TestClient::connect(node.address, "reader").await;
+    let options = |retain_handling| SubscriptionOptions {
+        qos: QOS1,
+        retain_handling,
+        ..SubscriptionOptions::default()
+    };
+    let steps = [
+        (RetainHandling::DoNotSend, false),
+        (RetainHandling::SendIfNew, false),
+        (RetainHandling::Send, true),
+        (RetainHandling::Send, true),
+    ];
+    for (handling, comes) in steps {
+        reader.say_subscribe(&["a"], options(handling)).await;
+        if comes {
+            assert_eq!(text(&reader.next().await), "kept");
+        }
+        reader.hears_nothing().await;
+    }
+    reader.unsubscribe("a").await;
+    reader
+        .say_subscribe(&["a"], options(RetainHandling::SendIfNew))
+        .await;
+    assert_eq!(text(&reader.next().await), "kept");
+    reader.hears_nothing().await;
+}
+
+/// Section 4.8.2, and [MQTT-3.8.3-3].
+#[tokio::test]
+async fn shared_subscriptions_and_no_local_get_none() {
+    let node = TestNode::start().await;
+    let mut client = TestClient::connect(node.address, "client").await;
+    client.put(retained("a", QOS1, "own")).await;
+    client.subscribe("$share/g/a", QOS1).await;
+    client.hears_nothing().await;
+    let options = SubscriptionOptions {
+        qos: QOS1,
+        no_local: true,
+        ..SubscriptionOptions::default()
+    };
+    client.say_subscribe(&["a"], options).await;
+    client.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn they_come_before_what_is_published_after() {
+    let node = TestNode::start().await;
+    let address = node.address;
+    let mut writer = TestClient::connect(address, "writer").await;
+    for number in 0..300 {
+        writer
+            .put(retained(
+                &format!("a/{}", number % 100),
+                QOS1,
+                &number.to_string(),
+            ))
+            .await;
+    }
+    let writing = tokio::spawn(async move {
+        for number in 300..900 {
+            writer
+                .put(retained(
+                    &format!("a/{}", number % 100),
+                    QOS1,
+                    &number.to_string(),
+                ))
+                .await;
+        }
+    });
+    for round in 0..5 {
+        let mut reader = subscribed(&node, "a/#", QOS1).await;
+        let mut newest = vec![None; 100];
+        let mut is_live = false;
+        // The retained ones, and some live.
+        for _ in 0..120 {
+            let publish = reader.next().await;
+            is_live |= !publish.retain;
+            assert_eq!(
+                publish.retain, !is_live,
+                "retained ones first, in round {round}"
+            );
+            let number: usize = text(&publish).parse().unwrap();
+            let newest = &mut newest[number % 100];
+            assert!(
+                newest.is_none_or(|it| it + 100 == number),
+                "{newest:?} {number}"
+            );
+            *newest = Some(number);
+        }
+    }
+    writing.await.unwrap();
+}
+
+/// More than fit into memory at once, for a client that takes them slowly.
+#[tokio::test]
+async fn many_are_read_as_the_client_takes_them() {
+    let node = TestNode::start_with(|config| config.mailbox.messages_max = 20).await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    for number in 0..1000 {
+        let topic = format!("a/{number}");
+        writer
+            .put(retained(&topic, QOS1, &number.to_string()))
+            .await;
+    }
+    let mut reader = TestClient::begin(node.address, "reader").await;
+    reader.subscribe("a/#", QOS1).await;
+    for number in 0..100 {
+        writer
+            .put(message("a/live", QOS1, format!("{number}")))
+            .await;
+    }
+    let mut came: Vec<u32> = Vec::new();
+    for _ in 0..1000 {
+        let publish = reader.next().await;
+        assert!(publish.retain);
+        came.push(text(&publish).parse().unwrap());
+    }
+    came.sort_unstable();
+    assert_eq!(came, (0..1000).collect::<Vec<_>>());
+    for number in 0..100 {
+        let publish = reader.next().await;
+        assert_eq!(
+            (text(&publish), publish.retain),
+            (number.to_string(), false)
+        );
+    }
+    reader.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn one_that_has_expired_does_not_come() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let properties = MessageProperties {
+        expiry_interval_s: Some(1),
+        ..MessageProperties::default()
+    };
+    let publish = Publish {
+        properties: Some(Box::new(properties)),
+        ..retained("a", QOS1, "short")
+    };
+    writer.put(publish).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    subscribed(&node, "a", QOS1).await.hears_nothing().await;
+}
