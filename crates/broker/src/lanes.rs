@@ -185,9 +185,12 @@ impl Lanes {
         lane.hold(position)
     }
 
-    /// A read is complete up to `upto`: the lane is live, if the tail offered nothing above. `is_end`: it found nothing more.
+    /// A read is complete up to `upto`: the lane is live, if the tail offered nothing above. `is_end`: it found nothing more. A lane that
+    /// became live meanwhile has taken nothing of the read, and gets all of it from the tail.
     pub(crate) fn read_upto(&mut self, partition: PartitionId, upto: Position, is_end: bool) {
-        if let Some(lane) = self.lane_mut(partition) {
+        if let Some(lane) = self.lane_mut(partition)
+            && lane.source != Source::Live
+        {
             lane.handed = lane.handed.max(upto);
             if let Source::Resuming { is_read, .. } = &mut lane.source {
                 *is_read = is_end;

@@ -48,6 +48,17 @@ fn a_new_lane_is_live_behind_its_subscription() {
     assert_eq!(only(lanes.cursors(|_| at(99))), (99, vec![]));
 }
 
+/// A read may be ahead of the tail.
+#[test]
+fn a_read_that_comes_after_the_lane_is_live_passes_over_nothing() {
+    let mut lanes = resumed(10, &[], &[]);
+    assert_eq!(lanes.next_to_read(), Some((P, at(10))));
+    lanes.activate(&[(P, at(10))]);
+    assert!(!lanes.take_read(P, at(11)), "the tail will offer it");
+    lanes.read_upto(P, at(12), true);
+    assert_eq!(lanes.offer(P, at(11), true), Offered::Taken);
+}
+
 #[test]
 fn a_full_mailbox_turns_to_reading_and_back() {
     let mut lanes = Lanes::default();
