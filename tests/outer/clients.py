@@ -80,7 +80,7 @@ class Paho(Received):
     """A paho client that does not reconnect by itself."""
 
     def __init__(self, port, version, client_id="", window=20, connect_properties=None, keepalive=30, clean=True,
-                 on_message=None, on_end=None):
+                 on_message=None, on_end=None, host="127.0.0.1"):
         super().__init__()
         self.version = version
         self.answers = {}
@@ -104,7 +104,7 @@ class Paho(Received):
         self.paho.on_message = lambda _c, _u, m: handle(
             Message(m.topic, m.payload, m.qos, m.retain, getattr(m, "properties", None)))
         extra = {"clean_start": clean, "properties": connect_properties} if version == 5 else {}
-        self.paho.connect("127.0.0.1", port, keepalive=keepalive, **extra)
+        self.paho.connect(host, port, keepalive=keepalive, **extra)
         self.paho.loop_start()
         self._wait(lambda: self.connack or self.end is not None, "CONNACK")
         if not self.connack:

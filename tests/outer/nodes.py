@@ -38,9 +38,11 @@ def free_ports(count):
     raise Failure(f"no {count} free ports in a row")
 
 
-def http(port, path, method="GET"):
+def http(port, path, method="GET", host="127.0.0.1", token=None):
     """Status and body; status 0 when nobody answers."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    request = urllib.request.Request(f"http://{host}:{port}{path}", method=method)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=3) as answer:
             return answer.status, answer.read().decode()
@@ -51,21 +53,25 @@ def http(port, path, method="GET"):
 
 
 class Node:
-    """One node: `magpie start`."""
+    """One node: `magpie start`; with a namespace, inside of that, on the address that it has there."""
 
-    def __init__(self, name, magpie, home, mqtt, http_port, cluster, seeds, flags):
-        self.name, self.mqtt, self.http = name, mqtt, http_port
+    def __init__(self, name, magpie, home, mqtt, http_port, cluster, seeds, flags, host="127.0.0.1", namespace=None):
+        self.name, self.host, self.mqtt, self.http, self.cluster = name, host, mqtt, http_port, cluster
         self.directory = home / name
         self.log = home / f"{name}.log"
+        self.token = (home / "token").read_text()
         self.process = None
         self.arguments = [
+            *(("ip", "netns", "exec", namespace) if namespace else ()),
             str(magpie), "start",
             "--data-dir", str(self.directory),
             "--node-name", name,
-            "--mqtt-listen", f"127.0.0.1:{mqtt}",
-            "--http-listen", f"127.0.0.1:{http_port}",
-            "--cluster-listen", f"127.0.0.1:{cluster}",
+            "--mqtt-listen", f"{host}:{mqtt}",
+            "--http-listen", f"{host}:{http_port}",
+            "--cluster-listen", f"{host}:{cluster}",
             "--seeds", seeds,
+            "--allow-anonymous",
+            "--api-token-file", str(home / "token"),
             "--cluster-secret-file", str(home / "secret"),
             *flags,
         ]
@@ -77,7 +83,7 @@ class Node:
             )
 
     def readiness(self):
-        return http(self.http, "/readyz")
+        return http(self.http, "/readyz", host=self.host)
 
     def is_ready(self):
         if self.process.poll() is not None:
@@ -85,7 +91,7 @@ class Node:
         return self.readiness()[0] == 200
 
     def status(self):
-        return json.loads(http(self.http, "/api/v1/status")[1])
+        return json.loads(http(self.http, "/api/v1/status", host=self.host, token=self.token)[1])
 
     def signal(self, number):
         self.process.send_signal(number)
@@ -110,14 +116,17 @@ class Node:
 class Cluster:
     """Three nodes that know each other. As a context manager it ends what it started."""
 
-    def __init__(self, magpie, count=3, flags=()):
+    def __init__(self, magpie, count=3, flags=(), network=None):
+        """With a network, each node is in a namespace of its own."""
         self.home = Path(tempfile.mkdtemp(prefix="magpie-outer-"))
-        (self.home / "secret").write_text(f"{random.SystemRandom().getrandbits(128):032x}")
+        for secret in ("secret", "token"):
+            (self.home / secret).write_text(f"{random.SystemRandom().getrandbits(128):032x}")
         base = free_ports(3 * count)
-        seeds = ",".join(f"127.0.0.1:{base + 2 * count + number}" for number in range(count))
+        hosts = network.hosts if network else ["127.0.0.1"] * count
+        seeds = ",".join(f"{hosts[number]}:{base + 2 * count + number}" for number in range(count))
         self.nodes = [
-            Node(f"node{number + 1}", magpie, self.home, base + number, base + count + number,
-                 base + 2 * count + number, seeds, flags)
+            Node(f"node{number + 1}", magpie, self.home, base + number, base + count + number, base + 2 * count + number, seeds, flags,
+                 hosts[number], network.namespaces[number] if network else None)
             for number in range(count)
         ]
 
