@@ -14,6 +14,7 @@ use tracing::debug;
 
 use crate::handle::Handle;
 use crate::mailbox::Post;
+use crate::retained::is_in_no_log;
 
 /// What an attach brought.
 pub(crate) struct Begun {
@@ -67,7 +68,7 @@ async fn read_unacknowledged(
 ) -> Result<HashMap<(PartitionId, Position), TailItem>, Error> {
     let mut by_partition: HashMap<PartitionId, Vec<Position>> = HashMap::new();
     for inflight in &session.inflight {
-        if inflight.stage == Stage::Published {
+        if inflight.stage == Stage::Published && !is_in_no_log(inflight.partition.0) {
             let positions = by_partition.entry(inflight.partition).or_default();
             positions.push(inflight.position);
         }

@@ -7,7 +7,6 @@ mod end;
 mod outputs;
 mod timer;
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,7 +19,7 @@ use bytes::BytesMut;
 use bytesize::ByteSize;
 use magpie_codec::{Decoder, Packet};
 use magpie_session as session;
-use magpie_session::{CloseCause, Delivery, Eviction};
+use magpie_session::{CloseCause, Eviction};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -35,6 +34,7 @@ use crate::metrics::Tally;
 use crate::node::Shared;
 use crate::publish::{Publisher, Submitting};
 use crate::read::Reading;
+use crate::retained::Retained;
 use crate::subscribe::Subscribing;
 use crate::write_buffer::WriteBuffer;
 use timer::Timer;
@@ -125,8 +125,8 @@ struct Driver {
     /// Once attached, if the session outlives its connection.
     durable: Option<Box<Durable>>,
     reading: Reading,
-    /// Messages that were retained when the client subscribed; they come before those of the mailbox.
-    retained: VecDeque<Delivery>,
+    /// While there are messages that were retained when the client subscribed; they come before those of the mailbox.
+    retained: Option<Box<Retained>>,
     /// Once attached: this task may still append, if only the Will.
     append: Option<Append>,
     submitting: Option<Submitting>,
@@ -177,7 +177,7 @@ impl Driver {
             publisher: None,
             durable: None,
             reading: Reading::default(),
-            retained: VecDeque::new(),
+            retained: None,
             append: None,
             submitting: None,
             keeping: None,
@@ -331,15 +331,19 @@ impl Driver {
     fn hand_over_deliveries(&mut self, now: Instant) -> bool {
         let mut has_any = false;
         while self.end.is_none() && self.has_room() && !self.subscribing.holds_deliveries() {
-            let retained = self.retained.front().map(|delivery| delivery.qos);
-            let Some(qos) = retained.or_else(|| self.taken.next_qos()) else {
-                break;
+            let retained = self.retained.as_mut().filter(|it| it.come_first());
+            let qos = match &retained {
+                Some(retained) => retained.next_qos(),
+                None => self.taken.next_qos(),
             };
-            if !self.session.can_accept(qos) {
+            if !qos.is_some_and(|qos| self.session.can_accept(qos)) {
                 break;
             }
-            let next = self.retained.pop_front();
-            let Some(delivery) = next.or_else(|| self.taken.next()) else {
+            let next = match retained {
+                Some(retained) => retained.next(),
+                None => self.taken.next(),
+            };
+            let Some(delivery) = next else {
                 break;
             };
             self.session.handle_delivery(delivery, now);
@@ -349,8 +353,13 @@ impl Driver {
         has_any
     }
 
-    /// Has the log read for a session that is behind, when there is room.
+    /// Has retained messages read, and the log for a session that is behind, when there is room.
     fn read_on(&mut self) {
+        if let (Some(retained), Some(session)) = (&mut self.retained, self.session.session())
+            && self.end.is_none()
+        {
+            retained.read_on(&self.node.cluster, &self.handle, session);
+        }
         if self.taken.has_unread
             && self.end.is_none()
             && let Some(session) = self.session.session()
@@ -396,6 +405,8 @@ impl Driver {
         self.idle_check_at = None;
         self.taken.shrink();
         self.handle.mailbox.shrink();
+        self.reading
+            .shrink(&self.node.subscribers.positions, &self.handle);
         if let Some(publisher) = &mut self.publisher {
             publisher.deliverer.shrink();
         }

@@ -164,12 +164,20 @@ impl Lanes {
         self.lanes.iter().any(Lane::must_read)
     }
 
-    /// Whether everything up to `positions` was handed over.
-    pub(crate) fn are_past(&self, positions: &[(PartitionId, Position)]) -> bool {
+    /// Whether nothing up to `positions` will be read any more. `passed`: positions up to which the tails have offered everything.
+    pub(crate) fn are_past(
+        &self,
+        positions: &[(PartitionId, Position)],
+        passed: impl Fn(PartitionId) -> Position,
+    ) -> bool {
         positions.iter().all(|(partition, position)| {
             let mut lanes = self.lanes.iter();
             let lane = lanes.find(|lane| lane.partition == *partition);
-            lane.is_none_or(|lane| lane.handed >= *position)
+            lane.is_none_or(|lane| {
+                // One that falls behind is read from the message on that was too many.
+                let is_offered = lane.source == Source::Live && passed(*partition) >= *position;
+                is_offered || lane.handed >= *position
+            })
         })
     }
 

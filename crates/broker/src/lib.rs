@@ -27,6 +27,7 @@ mod publish;
 mod read;
 mod registry;
 mod resume;
+mod retained;
 mod session_limits;
 mod subscribe;
 mod subscribers;

@@ -19,6 +19,7 @@ use crate::attach::Begun;
 use crate::deliver::UNTRACKED;
 use crate::lanes::{Lanes, Offered};
 use crate::read::Read;
+use crate::retained::Part;
 use crate::subscribe::{Resumed, Settled, Watched};
 
 /// Bounds of what waits in this node's memory for one client.
@@ -72,6 +73,8 @@ pub(crate) enum Post {
     Watched { number: u32, watched: Vec<Watched> },
     /// The first pending SUBSCRIBE or UNSUBSCRIBE is committed, or not.
     Settled(Box<Settled>),
+    /// Some retained messages were read.
+    Retained(Box<Part>),
     /// The filters of a session that goes on are watched, or not.
     Resumed(Box<Resumed>),
     /// A read of the log came back.

@@ -97,11 +97,7 @@ impl Reading {
         }
         let Some((partition, after)) = handle.mailbox.with_lanes(Lanes::next_to_read).flatten()
         else {
-            // What the lanes have passed is of no interest any more.
-            handle.mailbox.with_lanes(|lanes| {
-                self.young.retain(|_, since| !lanes.are_past(since));
-                self.young.shrink_to_fit();
-            });
+            self.shrink(positions, handle);
             return false;
         };
         let concerned = session.subscriptions().filter(|(filter, state)| {
@@ -158,6 +154,18 @@ impl Reading {
         handle
             .mailbox
             .put_read(partition, deliveries.into_iter(), fetched.upto, is_end);
+    }
+
+    /// Forgets where subscriptions begin that the lanes have passed.
+    pub(crate) fn shrink(&mut self, positions: &Positions, handle: &Handle) {
+        if self.young.is_empty() {
+            return;
+        }
+        handle.mailbox.with_lanes(|lanes| {
+            let passed = |partition| positions.passed(partition);
+            self.young.retain(|_, since| !lanes.are_past(since, passed));
+        });
+        self.young.shrink_to_fit();
     }
 
     /// How the session gets a message of the log; `None` if it does not wait for it.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use magpie_cluster::TailItem;
-use magpie_codec::TopicFilter;
+use magpie_codec::{QoS, TopicFilter};
 use magpie_session::{
     Published, Restored, RestoredStage, Session, SubscriptionState, Token, Unacknowledged,
 };
@@ -11,15 +11,18 @@ use magpie_state::partition::StoredSession;
 use magpie_state::{Inflight, PartitionId, Position, SessionProgress, Stage, StoredSubscription};
 
 use crate::clock;
+use crate::deliver::UNTRACKED;
 use crate::lanes::Lanes;
 use crate::positions::Positions;
 use crate::read::{Reading, grant_again, is_kept};
+use crate::retained::{Retained, is_in_no_log};
 
 /// What the connection task makes of a stored session.
 pub(crate) struct Resume {
     pub(crate) session: Box<Session>,
     pub(crate) lanes: Lanes,
     pub(crate) reading: Reading,
+    pub(crate) retained: Option<Box<Retained>>,
     /// To be watched, so that messages come.
     pub(crate) filters: Vec<TopicFilter>,
 }
@@ -34,12 +37,12 @@ pub(crate) fn resume(
     let inflight = stored.inflight.iter();
     let restored = inflight.filter_map(|inflight| restored(inflight, messages, &subscriptions));
     let restored: Vec<_> = restored.collect();
-    let inflight = restored.iter().map(|restored| {
+    let inflight = restored.iter().filter_map(|restored| {
         let Token {
             partition,
             position,
         } = restored.token;
-        (PartitionId(partition), Position(position))
+        (!is_in_no_log(partition)).then_some((PartitionId(partition), Position(position)))
     });
     let mut reading = Reading::default();
     let mut since = BTreeMap::new();
@@ -72,6 +75,7 @@ pub(crate) fn resume(
         )),
         lanes,
         reading,
+        retained: Retained::resume(stored),
     }
 }
 
@@ -104,19 +108,23 @@ fn restored(
                 expires_at: clock::expires_at(&item.message, item.published_ms),
             })
         }
-        // A limit has removed the message. The client may have it, and then waits for PUBREL under its id.
-        (Stage::Published, None) if inflight.qos == magpie_codec::QoS::ExactlyOnce => {
-            RestoredStage::Released
-        }
+        // It is in no log, or a limit has removed it. The client may have it, and then waits for PUBREL under its id.
+        (Stage::Published, None) if inflight.qos == QoS::ExactlyOnce => RestoredStage::Released,
         (Stage::Published, None) => return None,
         (Stage::Released, _) => RestoredStage::Released,
     };
+    let partition = inflight.partition.0;
+    let token = if is_in_no_log(partition) {
+        UNTRACKED
+    } else {
+        Token {
+            partition,
+            position: inflight.position.0,
+        }
+    };
     Some(Restored {
         packet_id: inflight.packet_id,
-        token: Token {
-            partition: inflight.partition.0,
-            position: inflight.position.0,
-        },
+        token,
         stage,
     })
 }
@@ -131,17 +139,28 @@ pub(crate) fn progress_at_end(
         let passed = positions.get(usize::from(partition.0));
         passed.copied().unwrap_or(Position::START)
     };
-    let inflight = session
-        .inflight()
-        .filter(|sent| sent.token != crate::deliver::UNTRACKED);
     SessionProgress {
         cursors: lanes.cursors(passed),
-        inflight: inflight.map(|sent| stored_inflight(&sent)).collect(),
+        inflight: session
+            .inflight()
+            .filter_map(|sent| stored_inflight(&sent))
+            .collect(),
     }
 }
 
-fn stored_inflight(sent: &Unacknowledged) -> Inflight {
-    Inflight {
+fn stored_inflight(sent: &Unacknowledged) -> Option<Inflight> {
+    if is_in_no_log(sent.token.partition) {
+        // It is not sent again under this id. At QoS 2 the client may know the id, and must let go of it before it stands for another
+        // message.
+        return (sent.qos == QoS::ExactlyOnce).then(|| Inflight {
+            packet_id: sent.packet_id,
+            partition: PartitionId(UNTRACKED.partition),
+            position: Position(u64::from(sent.packet_id.number())),
+            qos: sent.qos,
+            stage: Stage::Released,
+        });
+    }
+    Some(Inflight {
         packet_id: sent.packet_id,
         partition: PartitionId(sent.token.partition),
         position: Position(sent.token.position),
@@ -150,5 +169,5 @@ fn stored_inflight(sent: &Unacknowledged) -> Inflight {
             magpie_session::Stage::Published => Stage::Published,
             magpie_session::Stage::Released => Stage::Released,
         },
-    }
+    })
 }

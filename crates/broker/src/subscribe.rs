@@ -8,29 +8,28 @@
 //! After the insertion the tail offers everything that commits later; so what is committed after the SUBACK reaches the subscription, and
 //! what was retained before is read after the insertion. Sessions that end with their connection commit nothing.
 
+mod resumed;
+mod watch;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future;
-use magpie_cluster::{Cluster, Error, TailItem};
+use magpie_cluster::{Cluster, Error};
 use magpie_codec::{QoS, ReasonCode, RetainHandling, TopicFilter};
-use magpie_session::{Answer, Delivery, Session, Subscription, SubscriptionState, Ticket, Token};
-use magpie_state::{ClientId, Epoch, PartitionId, Position, Record, StoredSubscription};
-use tracing::debug;
+use magpie_session::{Answer, Subscription, SubscriptionState, Ticket};
+use magpie_state::{ClientId, Epoch, Position, Record, StoredSubscription};
 
-use crate::clock;
 use crate::handle::Handle;
 use crate::mailbox::Post;
 use crate::positions::Indexes;
 use crate::read::{Reading, is_kept};
+use crate::retained::{self, Part, Wanted};
 use crate::subscribers::{Inserted, Subscribers};
 use crate::task;
 
-/// Filters of one SUBSCRIBE that are watched at the same time.
-const WATCHES_MAX: usize = 64;
-/// Pause before filters of a resumed session are watched again.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+pub(crate) use resumed::{Resumed, resume, resume_later, resumed};
+pub(crate) use watch::Watched;
+use watch::{give_back, leave, watch_all};
 
 /// The pending SUBSCRIBEs and UNSUBSCRIBEs of one connection; how many is bounded by the session.
 #[derive(Debug, Default)]
@@ -53,6 +52,8 @@ enum Pending {
         /// Whether the commit is under way.
         is_committing: bool,
     },
+    /// All retained messages are delivered, and the session is told so.
+    Note,
 }
 
 #[derive(Debug)]
@@ -69,22 +70,23 @@ enum Step {
     },
 }
 
-/// Log indexes that this node's tails have passed after the watch, or the reason for SUBACK.
-pub(crate) type Watched = Result<Indexes, ReasonCode>;
-
 /// What became of the part of a SUBSCRIBE or UNSUBSCRIBE that is done beside the connection task.
 #[derive(Debug)]
 pub(crate) struct Settled {
     /// Whether it is committed; false: the client has a newer connection.
     committed: Result<bool, Error>,
-    /// Messages that were retained when the subscriptions were inserted, in the order of the filters.
-    retained: Vec<Delivery>,
+    /// Messages that were retained when the subscriptions were inserted, in the order of the filters: the first of them.
+    retained: Part,
+    /// Filters that are stored with some to be delivered.
+    unsettled: Vec<TopicFilter>,
 }
 
 /// What the connection is to do next.
 pub(crate) enum Next {
-    /// Tell the session, and then hand it these messages before any other.
-    Answer(Ticket, Answer, Vec<Delivery>),
+    /// Tell the session, and then hand it these messages, and what is still to be read of them, before any other.
+    Answer(Ticket, Answer, Part, Vec<TopicFilter>),
+    /// Go on.
+    Noted,
     /// The client has a newer connection.
     TakenOver,
     /// Nobody knows what was committed: only a new connection can tell.
@@ -99,13 +101,6 @@ pub(crate) struct Place<'a> {
     pub(crate) handle: &'a Arc<Handle>,
     /// Of a session that outlives its connection.
     pub(crate) durable: Option<(&'a ClientId, Epoch)>,
-}
-
-/// A subscription whose retained messages are to be read.
-struct WantsRetained {
-    subscription: Subscription,
-    /// Newer ones come from the tail.
-    upto: Indexes,
 }
 
 impl Subscribing {
@@ -150,6 +145,18 @@ impl Subscribing {
         }
     }
 
+    /// Whether nothing is pending.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Commits that the retained messages of a session are delivered. Only while nothing is pending.
+    pub(crate) fn note(&mut self, place: Place<'_>, record: Record) {
+        let (cluster, handle) = (place.cluster.clone(), Arc::clone(place.handle));
+        self.pending.push_back(Pending::Note);
+        task::spawn(note(cluster, handle, record));
+    }
+
     /// Whether messages are to be held back, since retained ones come first.
     pub(crate) fn holds_deliveries(&self) -> bool {
         matches!(
@@ -187,7 +194,8 @@ impl Subscribing {
                 }
                 let settled = Settled {
                     committed: Ok(true),
-                    retained: Vec::new(),
+                    retained: Part::default(),
+                    unsettled: Vec::new(),
                 };
                 self.settled(place, reading, settled)
             }
@@ -206,15 +214,17 @@ impl Subscribing {
                         epoch,
                         filters: filters.clone(),
                     };
-                    place.settle(Some(record), Vec::new());
+                    place.settle(Some(record), VecDeque::new());
                     return None;
                 }
                 let settled = Settled {
                     committed: Ok(true),
-                    retained: Vec::new(),
+                    retained: Part::default(),
+                    unsettled: Vec::new(),
                 };
                 self.settled(place, reading, settled)
             }
+            Pending::Note => None,
         }
     }
 
@@ -227,6 +237,10 @@ impl Subscribing {
     ) -> Option<Next> {
         self.first = self.first.wrapping_add(1);
         let pending = self.pending.pop_front()?;
+        if let (Pending::Note, Ok(true) | Err(_)) = (&pending, &settled.committed) {
+            // If it was not committed, they come once more when the session goes on.
+            return Some(Next::Noted);
+        }
         let is_kept = match settled.committed {
             Ok(true) => true,
             Ok(false) => return Some(Next::TakenOver),
@@ -248,7 +262,13 @@ impl Subscribing {
                         .filter(|reason| !reason.is_error())
                         .for_each(|reason| *reason = refused);
                 }
-                Next::Answer(ticket, Answer::Subscribed(reasons), settled.retained)
+                let answer = Answer::Subscribed(reasons);
+                let retained = if is_kept {
+                    settled.retained
+                } else {
+                    Part::default()
+                };
+                Next::Answer(ticket, answer, retained, settled.unsettled)
             }
             Pending::Unsubscribe {
                 ticket, filters, ..
@@ -261,8 +281,10 @@ impl Subscribing {
                 } else {
                     vec![ReasonCode::UnspecifiedError; filters.len()]
                 };
-                Next::Answer(ticket, Answer::Unsubscribed(reasons), Vec::new())
+                let answer = Answer::Unsubscribed(reasons);
+                Next::Answer(ticket, answer, Part::default(), Vec::new())
             }
+            Pending::Note => Next::Noted,
         })
     }
 
@@ -290,7 +312,7 @@ struct Inserting {
     reasons: Vec<ReasonCode>,
     new: Vec<TopicFilter>,
     commit: Option<Record>,
-    retained: Vec<WantsRetained>,
+    retained: VecDeque<Wanted>,
 }
 
 impl Place<'_> {
@@ -304,7 +326,7 @@ impl Place<'_> {
             reasons: Vec::with_capacity(subscriptions.len()),
             new: Vec::new(),
             commit: None,
-            retained: Vec::new(),
+            retained: VecDeque::new(),
         };
         let mut stored = Vec::new();
         for (subscription, watched) in subscriptions.iter().zip(watched) {
@@ -325,10 +347,8 @@ impl Place<'_> {
                 stored.push(self.note(subscription, &inserted, reading));
             }
             if wants_retained(subscription) {
-                inserting.retained.push(WantsRetained {
-                    subscription: subscription.clone(),
-                    upto: inserted.after,
-                });
+                let wanted = Wanted::new(subscription.clone(), inserted.after);
+                inserting.retained.push_back(wanted);
             }
         }
         if let (Some((client, epoch)), false) = (self.durable, stored.is_empty()) {
@@ -423,7 +443,7 @@ impl Place<'_> {
         }
     }
 
-    fn settle(self, commit: Option<Record>, retained: Vec<WantsRetained>) {
+    fn settle(self, commit: Option<Record>, retained: VecDeque<Wanted>) {
         let (cluster, handle) = (self.cluster.clone(), Arc::clone(self.handle));
         task::spawn(settle(cluster, handle, commit, retained));
     }
@@ -460,243 +480,46 @@ fn wants_retained(subscription: &Subscription) -> bool {
         }
 }
 
+async fn note(cluster: Cluster, handle: Arc<Handle>, record: Record) {
+    let Some(client) = handle.client() else {
+        return;
+    };
+    let committed = cluster.commit(client, record).await;
+    let _ = handle.mailbox.post(Post::Settled(Box::new(Settled {
+        committed,
+        retained: Part::default(),
+        unsettled: Vec::new(),
+    })));
+}
+
 async fn settle(
     cluster: Cluster,
     handle: Arc<Handle>,
-    commit: Option<Record>,
-    wanted: Vec<WantsRetained>,
+    mut commit: Option<Record>,
+    wanted: VecDeque<Wanted>,
 ) {
     let Some(client) = handle.client() else {
         return;
     };
-    let committing = async {
-        match commit {
-            Some(record) => cluster.commit(client, record).await,
-            None => Ok(true),
-        }
+    // First: whether there are some is committed.
+    let (retained, error) = match retained::read(&cluster, client, wanted).await {
+        Ok(part) => (part, None),
+        Err((error, _)) => (Part::default(), Some(error)),
     };
-    let reading = async {
-        let mut retained = Vec::new();
-        for wanted in wanted {
-            retained.extend(read_retained(&cluster, client, wanted).await?);
-        }
-        Ok::<_, Error>(retained)
-    };
-    let (committed, retained) = tokio::join!(committing, reading);
-    let settled = match retained {
-        Ok(retained) => Settled {
-            committed,
-            retained,
-        },
+    let mut unsettled = Vec::new();
+    if let Some(Record::Subscribe { subscriptions, .. }) = &mut commit {
+        unsettled = retained.note(subscriptions);
+    }
+    let committed = match (error, commit) {
         // Without its retained messages a subscription is not what was asked for.
-        Err(error) => Settled {
-            committed: match committed {
-                Ok(true) => Err(Error::Unknown("retained messages cannot be read")),
-                other => {
-                    debug!(%error, "retained messages cannot be read");
-                    other
-                }
-            },
-            retained: Vec::new(),
-        },
+        (Some(error), _) => Err(error),
+        (None, Some(record)) => cluster.commit(client, record).await,
+        (None, None) => Ok(true),
     };
     // A connection that is gone needs no answer; what was committed is its session's.
-    let _ = handle.mailbox.post(Post::Settled(Box::new(settled)));
-}
-
-/// The retained messages for a subscription, as they were when it was inserted: newer ones come from the tail.
-async fn read_retained(
-    cluster: &Cluster,
-    client: &ClientId,
-    wanted: WantsRetained,
-) -> Result<Vec<Delivery>, Error> {
-    let WantsRetained { subscription, upto } = wanted;
-    let no_local = subscription.options.no_local;
-    let reads = upto.iter().map(async |(partition, index)| {
-        let mut deliveries = Vec::new();
-        let mut after = None;
-        loop {
-            let page = cluster
-                .retained(*partition, &subscription.filter, *index, after.as_ref())
-                .await?;
-            let items = page.items.into_iter();
-            // [MQTT-3.8.3-3]
-            let is_own = |item: &TailItem| no_local && item.publisher == *client;
-            let old = items.filter(|item| item.position.index() <= *index && !is_own(item));
-            deliveries.extend(old.map(|item| retained(&subscription, *partition, item)));
-            after = page.next;
-            if after.is_none() {
-                return Ok(deliveries);
-            }
-        }
-    });
-    let deliveries: Vec<Vec<Delivery>> = future::try_join_all(reads).await?;
-    Ok(deliveries.into_iter().flatten().collect())
-}
-
-fn retained(subscription: &Subscription, partition: PartitionId, item: TailItem) -> Delivery {
-    Delivery {
-        expires_at: clock::expires_at(&item.message, item.published_ms),
-        message: item.message,
-        qos: item.qos.min(subscription.options.qos),
-        // [MQTT-3.3.1-8]
-        retain: true,
-        subscription_ids: subscription.id.into_iter().collect(),
-        token: Token {
-            partition: partition.0,
-            position: item.position.0,
-        },
-    }
-}
-
-fn leave(cluster: &Cluster, handle: &Handle, filter: &TopicFilter) {
-    if filter.is_shared() {
-        cluster.leave_share(filter, handle.member());
-    }
-    cluster.unwatch(filter);
-}
-
-async fn watch_all(cluster: Cluster, handle: Arc<Handle>, filters: Vec<TopicFilter>, number: u32) {
-    let watched = watch_some(&cluster, &handle, &filters).await;
-    if let Err(Post::Watched { watched, .. }) =
-        handle.mailbox.post(Post::Watched { number, watched })
-    {
-        give_back(&cluster, &handle, &filters, &watched);
-    }
-}
-
-async fn watch_some(cluster: &Cluster, handle: &Handle, filters: &[TopicFilter]) -> Vec<Watched> {
-    let mut outcomes = Vec::with_capacity(filters.len());
-    for some in filters.chunks(WATCHES_MAX) {
-        let watching = some.iter().map(|filter| watch(cluster, handle, filter));
-        let watched = future::join_all(watching).await.into_iter();
-        outcomes.extend(watched.map(|it| it.map_err(|error| refusal(&error))));
-    }
-    outcomes
-}
-
-async fn watch(cluster: &Cluster, handle: &Handle, filter: &TopicFilter) -> Result<Indexes, Error> {
-    let barrier = cluster.watch(filter).await?;
-    let indexes = barrier.indexes().to_vec();
-    let passed = cluster.passed(barrier).await;
-    let joined = match passed {
-        Ok(()) if filter.is_shared() => cluster.join_share(filter, handle.member()).await,
-        passed => passed,
-    };
-    joined
-        .map(|()| indexes)
-        .inspect_err(|_| cluster.unwatch(filter))
-}
-
-/// Gives back what was watched and joined, since the connection is gone.
-fn give_back(cluster: &Cluster, handle: &Handle, filters: &[TopicFilter], watched: &[Watched]) {
-    for (filter, watched) in filters.iter().zip(watched) {
-        match watched {
-            Ok(_) => leave(cluster, handle, filter),
-            Err(_) if filter.is_shared() => cluster.leave_share(filter, handle.member()),
-            Err(_) => {}
-        }
-    }
-}
-
-/// Filters of a resumed session that are watched now, or not, in their order.
-#[derive(Debug)]
-pub(crate) struct Resumed {
-    pub(crate) filters: Vec<TopicFilter>,
-    pub(crate) watched: Vec<Watched>,
-}
-
-impl Resumed {
-    /// The connection is gone.
-    pub(crate) fn undo(self, place: Place<'_>) {
-        give_back(place.cluster, place.handle, &self.filters, &self.watched);
-    }
-}
-
-/// Watches the filters of a session that goes on; the outcome comes by the mailbox.
-pub(crate) fn resume(place: Place<'_>, filters: Vec<TopicFilter>) {
-    task::spawn(watch_resumed(
-        place.cluster.clone(),
-        Arc::clone(place.handle),
-        filters,
-        Duration::ZERO,
-    ));
-}
-
-/// The same for those that could not be watched.
-pub(crate) fn resume_later(place: Place<'_>, filters: Vec<TopicFilter>) {
-    task::spawn(watch_resumed(
-        place.cluster.clone(),
-        Arc::clone(place.handle),
-        filters,
-        RETRY_AFTER,
-    ));
-}
-
-async fn watch_resumed(
-    cluster: Cluster,
-    handle: Arc<Handle>,
-    filters: Vec<TopicFilter>,
-    after: Duration,
-) {
-    tokio::time::sleep(after).await;
-    if handle.mailbox.is_closed() {
-        return;
-    }
-    let watched = watch_some(&cluster, &handle, &filters).await;
-    let resumed = Box::new(Resumed { filters, watched });
-    if let Err(Post::Resumed(resumed)) = handle.mailbox.post(Post::Resumed(resumed)) {
-        let Resumed { filters, watched } = *resumed;
-        give_back(&cluster, &handle, &filters, &watched);
-    }
-}
-
-/// The filters of a resumed session take effect on this node; gives those that could not be watched, to be tried again. `offered` tells
-/// from where on the tails offer everything for those that could.
-pub(crate) fn resumed(
-    place: Place<'_>,
-    session: &Session,
-    resumed: Resumed,
-    offered: &mut Vec<(PartitionId, Position)>,
-) -> Vec<TopicFilter> {
-    let Resumed { filters, watched } = resumed;
-    let mut again = Vec::new();
-    for (filter, watched) in filters.into_iter().zip(watched) {
-        let Some(state) = session.subscription(&filter) else {
-            // Unsubscribed meanwhile.
-            give_back(place.cluster, place.handle, &[filter], &[watched]);
-            continue;
-        };
-        let subscription = Subscription {
-            filter,
-            options: state.options,
-            id: state.id,
-            replaces: false,
-        };
-        match place.insert_resumed(&subscription, watched) {
-            Ok(after) => after.into_iter().for_each(|(partition, index)| {
-                let after = Position::end_of(index);
-                match offered.iter_mut().find(|(of, _)| *of == partition) {
-                    Some((_, known)) => *known = after.max(*known),
-                    None => offered.push((partition, after)),
-                }
-            }),
-            Err(reason) => {
-                debug!(
-                    ?reason,
-                    "a filter of a resumed session cannot be watched now"
-                );
-                again.push(subscription.filter);
-            }
-        }
-    }
-    again
-}
-
-fn refusal(error: &Error) -> ReasonCode {
-    debug!(%error, "subscription refused");
-    match error {
-        Error::Refused(_) => ReasonCode::QuotaExceeded,
-        _ => ReasonCode::UnspecifiedError,
-    }
+    let _ = handle.mailbox.post(Post::Settled(Box::new(Settled {
+        committed,
+        retained,
+        unsettled,
+    })));
 }

@@ -95,6 +95,7 @@ impl Driver {
             Post::Published { .. }
             | Post::Forwarded { .. }
             | Post::Settled(_)
+            | Post::Retained(_)
             | Post::Read(_)
             | Post::Stored { .. }
             | Post::Released { .. } => {}

@@ -20,6 +20,7 @@ use crate::lanes::Lanes;
 use crate::mailbox::Post;
 use crate::publish::{self, Outgoing, Publisher};
 use crate::resume::{Resume, resume};
+use crate::retained;
 use crate::subscribe::{self, Next, Place};
 use crate::{attach, clock, task};
 
@@ -96,7 +97,9 @@ impl Driver {
                 self.go_on_subscribing(now);
             }
             Output::Delivered { token, outcome } => {
-                if self.durable.is_some() {
+                if retained::is_copy(token) {
+                    self.finish_retained();
+                } else if self.durable.is_some() {
                     self.taken.finished.push(token);
                 }
                 self.count_outcome(outcome);
@@ -226,6 +229,12 @@ impl Driver {
                 }
                 self.go_on_subscribing(now);
             }
+            Post::Retained(part) => {
+                if let Some(retained) = &mut self.retained {
+                    retained.take(*part);
+                }
+                self.settle_retained();
+            }
             Post::Resumed(resumed) => self.resumed(*resumed),
             Post::Read(read) => {
                 if let Some(session) = self.session.session() {
@@ -327,9 +336,11 @@ impl Driver {
             session,
             lanes,
             reading,
+            retained,
             filters,
         } = resumed;
         self.reading = reading;
+        self.retained = retained;
         self.handle.mailbox.set_lanes(lanes);
         self.node.durables.add(&self.handle);
         let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
@@ -377,12 +388,45 @@ impl Driver {
 
     fn subscribed(&mut self, next: Next, now: Instant) {
         match next {
-            Next::Answer(ticket, answer, retained) => {
+            Next::Answer(ticket, answer, part, unsettled) => {
                 self.session.handle_answer(ticket, answer, now);
-                self.retained.extend(retained);
+                if !part.is_empty() || self.retained.is_some() {
+                    let retained = self.retained.get_or_insert_default();
+                    retained.want(part, unsettled);
+                }
+                self.settle_retained();
             }
+            Next::Noted => {}
             Next::TakenOver => self.session.handle_close(Eviction::TakenOver, now),
             Next::Unknown => self.session.handle_close(Eviction::Busy, now),
+        }
+    }
+
+    /// A retained message is acknowledged.
+    fn finish_retained(&mut self) {
+        if let Some(retained) = &mut self.retained {
+            retained.finish();
+            self.settle_retained();
+        }
+    }
+
+    /// If all retained messages are delivered, the session is told so.
+    fn settle_retained(&mut self) {
+        let Some(retained) = &mut self.retained else {
+            return;
+        };
+        if let (Some(durable), Some(session), None, true) = (
+            &self.durable,
+            self.session.session(),
+            &self.end,
+            self.subscribing.is_idle(),
+        ) && let Some(record) = retained.settle(&durable.client, durable.epoch, session)
+        {
+            let place = Self::place(&self.node, &self.handle, Some(durable));
+            self.subscribing.note(place, record);
+        }
+        if retained.is_over() {
+            self.retained = None;
         }
     }
 

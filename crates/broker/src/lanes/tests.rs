@@ -184,10 +184,12 @@ fn lanes_are_read_in_turn() {
 fn a_lane_knows_what_was_offered_before_it_fell_behind() {
     let mut lanes = Lanes::default();
     lanes.insert(P, at(10));
-    assert!(!lanes.are_past(&[(P, at(40))]));
+    assert!(!lanes.are_past(&[(P, at(40))], nothing));
+    assert!(lanes.are_past(&[(P, at(40))], |_| at(40)));
     lanes.offer(P, at(50), false);
     assert_eq!(lanes.next_to_read(), Some((P, at(49))));
-    assert!(lanes.are_past(&[(P, at(40))]));
+    assert!(lanes.are_past(&[(P, at(40))], nothing));
+    assert!(!lanes.are_past(&[(P, at(50))], |_| at(60)), "it is read");
 }
 
 /// What a session does in the property test.

@@ -116,6 +116,28 @@ async fn a_message_that_is_repeated_after_a_reconnect_is_taken_once() {
     reader.hears_nothing().await;
 }
 
+/// What is in no log cannot be sent again, but the client may wait for the release of its id.
+#[tokio::test]
+async fn an_id_of_the_direct_class_is_released() {
+    let node = TestNode::start().await;
+    let mut phone = TestClient::begin(node.address, "phone").await;
+    phone.subscribe("direct/a", QOS2).await;
+    phone.subscribe("a", QOS2).await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    writer.publish("direct/a", QOS2, "x").await;
+    let id = phone.next_unacknowledged().await.packet_id.unwrap();
+    for _ in 0..2 {
+        phone = again(&node, phone).await;
+        assert_eq!(phone.receive().await, Packet::PubRel(ack(id)));
+    }
+    phone.send(&Packet::PubComp(ack(id))).await;
+    phone = again(&node, phone).await;
+    writer.publish("a", QOS2, "new").await;
+    let publish = phone.next().await;
+    assert_eq!((text(&publish).as_str(), publish.dup), ("new", false));
+    phone.hears_nothing().await;
+}
+
 /// The partitions know the ids of the session also on its last connection, which keeps nothing.
 #[tokio::test]
 async fn ids_are_used_anew_on_the_last_connection_of_a_session() {

@@ -2,7 +2,7 @@
 
 use magpie_codec::{MessageProperties, Publish, QoS, RetainHandling, SubscriptionOptions};
 
-use crate::client::{TestClient, message, text};
+use crate::client::{Greeting, TestClient, message, text};
 use crate::node::TestNode;
 
 const QOS0: QoS = QoS::AtMostOnce;
@@ -236,4 +236,111 @@ async fn one_that_has_expired_does_not_come() {
     writer.put(publish).await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     subscribed(&node, "a", QOS1).await.hears_nothing().await;
+}
+
+/// Ends what was begun, and must not come back by it.
+#[tokio::test]
+async fn an_unsubscribe_ends_those_that_wait() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    for number in 0..600 {
+        let topic = format!("a/{number}");
+        writer
+            .put(retained(&topic, QOS1, &number.to_string()))
+            .await;
+    }
+    let mut phone = TestClient::begin(node.address, "phone").await;
+    phone.subscribe("a/#", QOS1).await;
+    phone.subscribe("b", QOS1).await;
+    phone.unsubscribe("a/#").await;
+    writer.publish("b", QOS1, "live").await;
+    let mut came = 0;
+    while text(&phone.next().await) != "live" {
+        came += 1;
+    }
+    assert!(came < 600, "{came}");
+    for _ in 0..2 {
+        drop(phone);
+        node.gone("phone").await;
+        phone = TestClient::resume(node.address, "phone").await;
+        writer.publish("a/0", QOS1, "unwanted").await;
+        phone.hears_nothing().await;
+    }
+}
+
+/// Of a session that outlives its connection: what was not acknowledged comes again.
+#[tokio::test]
+async fn they_come_again_if_the_session_did_not_acknowledge_them() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    for number in 0..5 {
+        writer
+            .put(retained(&format!("a/{number}"), QOS2, &number.to_string()))
+            .await;
+    }
+    for (id, qos) in [("one", QOS1), ("two", QOS2)] {
+        let mut phone = TestClient::begin(node.address, id).await;
+        phone.subscribe("a/#", qos).await;
+        for _ in 0..2 {
+            phone.next_unacknowledged().await;
+        }
+        for _ in 0..2 {
+            drop(phone);
+            node.gone(id).await;
+            phone = TestClient::resume(node.address, id).await;
+            let mut came = Vec::new();
+            while came.len() < 5 {
+                // Under ids of which the client may know, nothing else comes before they are released.
+                match phone.receive().await {
+                    magpie_codec::Packet::Publish(publish) => {
+                        assert!(publish.retain);
+                        came.push(text(&publish));
+                    }
+                    magpie_codec::Packet::PubRel(_) => assert_eq!(qos, QOS2),
+                    packet => panic!("{packet:?}"),
+                }
+            }
+            came.sort();
+            assert_eq!(came, ["0", "1", "2", "3", "4"]);
+        }
+        // All acknowledged: never again.
+        let (mut phone, _) = TestClient::greet(node.address, id, Greeting::durable()).await;
+        let mut came = 0;
+        while came < 5 {
+            match phone.receive().await {
+                magpie_codec::Packet::Publish(publish) => {
+                    came += 1;
+                    let ack = magpie_codec::Ack::new(
+                        publish.packet_id.unwrap(),
+                        magpie_codec::ReasonCode::Success,
+                    );
+                    let answer = match qos {
+                        QOS1 => magpie_codec::Packet::PubAck(ack),
+                        _ => magpie_codec::Packet::PubRec(ack),
+                    };
+                    phone.send(&answer).await;
+                }
+                magpie_codec::Packet::PubRel(ack) => {
+                    phone.send(&magpie_codec::Packet::PubComp(ack)).await;
+                }
+                packet => panic!("{packet:?}"),
+            }
+        }
+        while let Ok(packet) =
+            tokio::time::timeout(std::time::Duration::from_millis(300), phone.receive()).await
+        {
+            match packet {
+                magpie_codec::Packet::PubRel(ack) => {
+                    phone.send(&magpie_codec::Packet::PubComp(ack)).await;
+                }
+                packet => panic!("{packet:?}"),
+            }
+        }
+        drop(phone);
+        node.gone(id).await;
+        TestClient::resume(node.address, id)
+            .await
+            .hears_nothing()
+            .await;
+    }
 }
