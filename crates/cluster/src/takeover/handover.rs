@@ -18,13 +18,17 @@ pub(super) fn merge(session: &mut StoredSession, progress: SessionProgress) {
     // What was handed over is in the order of sending, which what is recorded cannot be. What is recorded beyond it was bound in the last
     // moment: it was not sent, but keeps its identifier.
     let recorded = std::mem::replace(&mut session.inflight, progress.inflight);
+    let mut released = Vec::new();
     for bound in recorded {
         let is_known = session
             .inflight
             .iter_mut()
             .find(|it| (it.partition, it.position) == (bound.partition, bound.position));
         match is_known {
-            Some(known) if bound.stage == Stage::Released => known.stage = Stage::Released,
+            Some(known) if bound.stage == Stage::Released && known.stage != Stage::Released => {
+                known.stage = Stage::Released;
+                released.push((bound.partition, bound.position));
+            }
             Some(_) => {}
             None => {
                 let is_done = session.cursors.iter().any(|cursor| {
@@ -40,6 +44,12 @@ pub(super) fn merge(session: &mut StoredSession, progress: SessionProgress) {
             }
         }
     }
+    // PUBREL goes out in the order of the PUBRECs [MQTT-4.6.0-4]: those that the previous connection did not know to be stored came last.
+    session.inflight.sort_by_key(|it| match it.stage {
+        Stage::Released if !released.contains(&(it.partition, it.position)) => 0,
+        Stage::Released => 1,
+        Stage::Published => 2,
+    });
 }
 
 /// What either knows to be done is done.
@@ -98,10 +108,34 @@ mod tests {
         };
         merge(&mut session, progress);
         let expected = [
-            inflight(4, 13, Stage::Published),
             inflight(1, 10, Stage::Released),
+            inflight(4, 13, Stage::Published),
             inflight(2, 11, Stage::Published),
         ];
         assert_eq!(session.inflight, expected);
+    }
+
+    /// The second PUBREC is stored, but the connection that asked for it was taken over before it knew.
+    #[test]
+    fn releases_keep_the_order_of_the_pubrecs() {
+        let (first, second) = (
+            inflight(1, 10, Stage::Released),
+            inflight(2, 11, Stage::Released),
+        );
+        let mut session = StoredSession {
+            inflight: vec![first, second],
+            session: Epoch(1),
+            attached: None,
+            session_expiry_s: 60,
+            subscriptions: Vec::new(),
+            cursors: Vec::new(),
+        };
+        let progress = SessionProgress {
+            cursors: Vec::new(),
+            // What is released stands behind what is not, in the order of the releases.
+            inflight: vec![inflight(2, 11, Stage::Published), first],
+        };
+        merge(&mut session, progress);
+        assert_eq!(session.inflight, [first, second]);
     }
 }
