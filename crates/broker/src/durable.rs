@@ -145,7 +145,7 @@ fn is_stored(submitted: &Submitted) -> Result<(), Eviction> {
     match submitted {
         Submitted::Committed { refused, .. } if refused.is_empty() => Ok(()),
         Submitted::Committed { .. } => Err(Eviction::TakenOver),
-        Submitted::NotProposed | Submitted::Unknown => Err(Eviction::Busy),
+        Submitted::NotProposed | Submitted::NoRoom | Submitted::Unknown => Err(Eviction::Busy),
     }
 }
 

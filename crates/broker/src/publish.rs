@@ -300,6 +300,8 @@ pub(crate) fn answer_to_submitted(submitted: &Submitted, ordinal: usize) -> Opti
             (!is_refused).then_some(Answer::Published(Ok(ReasonCode::Success)))
         }
         // Valid, but this node is not able to take it: the table of PUBACK's reason codes has 0x83 for that.
+        // Until somebody has fetched what waits, or the operator has made room.
+        Submitted::NoRoom => Some(Answer::Published(Err(ReasonCode::QuotaExceeded))),
         Submitted::NotProposed => Some(Answer::Published(Err(
             ReasonCode::ImplementationSpecificError,
         ))),
@@ -436,7 +438,11 @@ mod tests {
         assert!(success(answer_to_submitted(&committed, 0)));
         assert!(answer_to_submitted(&committed, 1).is_none());
         assert!(success(answer_to_submitted(&committed, 2)));
-        for submitted in [Submitted::NotProposed, Submitted::Unknown] {
+        for submitted in [
+            Submitted::NotProposed,
+            Submitted::NoRoom,
+            Submitted::Unknown,
+        ] {
             assert!(!success(answer_to_submitted(&submitted, 0)));
         }
         assert!(!success(Some(answer_to_forwarded(DirectOutcome::Unknown))));

@@ -226,7 +226,7 @@ impl Cluster {
             // What room is left is for votes, membership, purges and acknowledgements.
             metrics::counter!("magpie_publishes_refused_total", "reason" => "disk_full")
                 .increment(u64::from(count));
-            done(Submitted::NotProposed);
+            done(Submitted::NoRoom);
             return Ok(());
         }
         let records = Records {

@@ -34,6 +34,8 @@ pub enum Submitted {
     },
     /// Provably never proposed: an error may be answered.
     NotProposed,
+    /// Never proposed either, since this node's disk has too little room for more messages.
+    NoRoom,
     /// May or may not have been committed: close the connection, so that the client repeats.
     Unknown,
 }
