@@ -344,10 +344,15 @@ impl Pair {
                 if let Some(session) = self.act(CLIENTS[client], is_stale, record)
                     && session.is_durable
                 {
-                    session.inflight.retain(|(of, ..)| *of != number);
+                    let place = (partition, position);
+                    // An identifier that is used anew was free: what it stood for is done.
+                    let done = session.inflight.iter();
+                    let done = done.filter(|(of, at, _)| *of == number && *at != place);
+                    session.done.extend(done.map(|(_, at, _)| *at));
                     session
                         .inflight
-                        .push((number, (partition, position), Stage::Published));
+                        .retain(|(of, at, _)| *of != number && *at != place);
+                    session.inflight.push((number, place, Stage::Published));
                 }
             }
             Op::Received { client, number } => {
