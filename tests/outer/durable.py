@@ -24,7 +24,7 @@ from nodes import Cluster
 from report import Failure, Suite, check, say
 
 KINDS = ("missing", "doubles", "order", "sessions", "retained", "wills")
-COLUMNS = ("fault", "acknowledged", "unknown", "deliveries", "repeats", *KINDS, "other", "gap s", "resumed s")
+COLUMNS = ("fault", "acknowledged", "unknown", "deliveries", "repeats", *KINDS, "other", "gap s", "resumed s", "connect s")
 
 
 def main():
@@ -112,6 +112,7 @@ def trial(rig, name, fault, rows):
         "other": sum(count for kind, count in kinds.items() if kind not in KINDS) + (problem is not None),
         "gap s": figures.get("gap"),
         "resumed s": figures.get("resumed"),
+        "connect s": figures.get("connect"),
     }
     rows.append(row)
     if problem:
