@@ -48,7 +48,7 @@ def main():
         suite.step("topic alias", topic_alias, dev)
         suite.step("subscription identifiers", subscription_ids, dev)
         suite.step("no local", no_local, dev)
-        suite.step("what does not exist yet is refused, not lied about", honest_connack, dev)
+        suite.step("sessions and retained messages", sessions_and_retained, dev)
         suite.step("the will of a connection that breaks", will, dev)
         suite.step("magpie dev stops cleanly", lambda: f"{dev.stop():.1f} s")
     finally:
@@ -305,26 +305,39 @@ def no_local(dev):
     other.close()
 
 
-def honest_connack(dev):
-    """Retained messages and sessions that outlive their connection come with a later version: until then the server says so."""
-    client = Paho(dev.mqtt[0], 5, "honest", connect_properties=properties("CONNECT", SessionExpiryInterval=3600))
+def sessions_and_retained(dev):
+    """A session goes on another node with what waited for it, CONNACK tells the truth, and a retained message is for those who come later."""
+    forever = properties("CONNECT", SessionExpiryInterval=0xFFFFFFFF)
+    client = Paho(dev.mqtt[0], 5, "sleeper", connect_properties=forever)
     told = client.connack[1]
-    check(getattr(told, "RetainAvailable", 1) == 0, "CONNACK does not say Retain Available 0")
-    check(getattr(told, "SessionExpiryInterval", 3600) == 0, "CONNACK does not say Session Expiry Interval 0")
-    check(not client.connack[2].session_present, "session present")
-    client.send("honest", b"x", 1, retain=True)
-    check(client.wait_end() == 0x9A, f"a retained PUBLISH ended the connection with {client.end}")
+    check(getattr(told, "RetainAvailable", 1) == 1, "CONNACK says Retain Available 0")
+    check(getattr(told, "SessionExpiryInterval", None) == 7 * 24 * 3600, "CONNACK does not say how long the session is kept")
+    check(not client.connack[2].session_present, "session present at first")
+    client.subscribe(("sleeper/inbox", 2))
     client.close()
-    # 3.1.1 has no way to be told: the message is delivered, and not kept.
-    client, subscriber = Paho(dev.mqtt[0], 4), Paho(dev.mqtt[1], 4)
-    subscriber.subscribe(("honest/3", 1))
-    client.publish("honest/3", b"x", 1, retain=True)
+    publisher = Paho(dev.mqtt[1], 4)
+    for qos in (1, 2):
+        publisher.publish("sleeper/inbox", b"while away", qos)
+    client = Paho(dev.mqtt[2], 5, "sleeper", connect_properties=forever, clean=False)
+    check(client.connack[2].session_present, "the session is gone")
+    check(sorted(m.qos for m in client.take(2)) == [1, 2], "not what waited")
+    client.close()
+    Paho(dev.mqtt[0], 5, "sleeper").close()
+
+    subscriber = Paho(dev.mqtt[1], 4)
+    subscriber.subscribe(("kept/3", 1))
+    publisher.publish("kept/3", b"x", 1, retain=True)
     (message,) = subscriber.take(1)
     check(not message.retain, "a live message has the retain flag")
-    late = Paho(dev.mqtt[2], 4)
-    late.subscribe(("honest/3", 1))
-    check(late.settle(0.5) == [], "a message was retained")
-    for one in (client, subscriber, late):
+    late = Paho(dev.mqtt[2], 5)
+    late.subscribe(("kept/#", 1))
+    (message,) = late.take(1)
+    check(message.retain and message.payload == b"x", "not the retained message")
+    publisher.publish("kept/3", b"", 1, retain=True)
+    later = Paho(dev.mqtt[0], 4)
+    later.subscribe(("kept/#", 1))
+    check(later.settle(0.5) == [], "a cleared message is still retained")
+    for one in (publisher, subscriber, late, later):
         one.close()
 
 
