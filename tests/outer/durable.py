@@ -4,7 +4,7 @@
     tests/outer/durable.py --magpie target/release/magpie                        # the short form
     tests/outer/durable.py --magpie target/release/magpie --all [--seed N]       # every fault once
     tests/outer/durable.py --magpie target/release/magpie --minutes 60 [--seed N]  # faults at random for so long
-    tests/outer/durable.py --magpie target/release/magpie --only "kill -9 of one,isolated"
+    tests/outer/durable.py --magpie target/release/magpie --only "kill -9 of one;one isolated"
 
 Each node runs in a network namespace of its own, which needs root; with `--local` all run on loopback, and no network is cut. Times are
 reported, and are wrong only beyond ten times the aim.
@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--all", action="store_true", help="every fault once")
     parser.add_argument("--minutes", type=float, help="faults at random for so long")
-    parser.add_argument("--only", help="names of faults, separated by commas")
+    parser.add_argument("--only", help="names of faults, separated by semicolons")
     parser.add_argument("--local", action="store_true", help="without namespaces, hence without cuts")
     arguments = parser.parse_args()
     # Nodes and namespaces do not outlive this process.
@@ -67,7 +67,7 @@ def faults_of(arguments, random, network):
     """Name and function of each fault to be made, in order."""
     possible = {name: fault for name, (fault, cuts, _) in durable_faults.FAULTS.items() if network or not cuts}
     if arguments.only:
-        for name in arguments.only.split(","):
+        for name in arguments.only.split(";"):
             check(name in possible, f"there is no fault {name!r}; there are: {', '.join(possible)}")
             yield name, possible[name]
     elif arguments.minutes:

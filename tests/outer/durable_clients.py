@@ -152,7 +152,7 @@ class Client(threading.Thread):
         self.leave()
 
     def _is_lost(self):
-        self.note("lost it")
+        self.note("lost it" + (f" for {self.paho.reason:#x}" if self.paho.reason else ""))
         self.lost, self.node = self.node, None
 
     def leave(self):
@@ -308,6 +308,7 @@ class Mortal(Client):
         self.will = f"{self.base}-{self.life}"
         props = properties("WILLMESSAGE", WillDelayInterval=2) if self.delayed else None
         self.paho.will_set(f"will/{self.base}", self.will, 2, properties=props)
+        self.note(f"tries as {self.will}")
         # Until CONNACK comes, nobody knows whether there is a will.
         self.rig.wills.due[self.will] = None
 
@@ -326,6 +327,7 @@ class Mortal(Client):
 
     def _end(self):
         wills, way = self.rig.wills, self.random.choice(("leave", "drop", "resume" if self.delayed else "drop"))
+        self.note(f"ends: {way}")
         if way == "leave":
             calm = self.rig.is_calm()
             ended = self.leave()

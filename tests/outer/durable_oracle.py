@@ -151,7 +151,9 @@ class Retained:
 class Wills:
     """Each connection with a will has a number; how it ended says how often the will has to come: 1, 0, or None for either."""
 
-    def __init__(self):
+    def __init__(self, path):
+        """`path(will)` tells in words what its client did."""
+        self.path = path
         self.due = {}  # will -> 1, 0 or None
         self.came = Counter()
 
@@ -164,7 +166,9 @@ class Wills:
         for will, due in list(self.due.items()):
             came = self.came[will]
             if came > 1 or (due is not None and due != came):
-                wrong.append(("wills", f"will {will} came {came} times, due was {'0 or 1' if due is None else due}"))
+                wrong.append(("wills", f"will {will} came {came} times, due was {'0 or 1' if due is None else due}; {self.path(will)}"))
+                # Told once.
+                due = None
             elif due == 1:
                 exact += 1
             # Those that came are kept, so that a later repeat is found.

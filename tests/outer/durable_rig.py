@@ -18,7 +18,7 @@ class Rig:
 
     def __init__(self, cluster, network, random, seed):
         self.cluster, self.network, self.random, self.seed = cluster, network, random, seed
-        self.oracle, self.retained, self.wills = Oracle(self.path), Retained(), Wills()
+        self.oracle, self.retained, self.wills = Oracle(self.path), Retained(), Wills(self.path_of_will)
         self.disturbed_until = 0.0
         kinds = ["sleeps", "stays", "sleeps", "roams"]
         self.subscribers = []
@@ -175,6 +175,13 @@ class Rig:
         before = [(when, what) for when, what in client.history if when < at][-3:]
         after = [(when, what) for when, what in client.history if when >= at][:3]
         return "it " + ", ".join(f"{what} {when - at:+.3f} s" for when, what in before + after)
+
+    def path_of_will(self, will):
+        """What its client did around it, and when."""
+        client = next(one for one in self.mortals if will.startswith(f"{one.base}-"))
+        at = [index for index, (_, what) in enumerate(client.history) if what.endswith(f" as {will}")]
+        near = client.history[max(at[0] - 3, 0):at[0] + 9] if at else []
+        return "its client " + ", ".join(f"{what} {when - near[0][0]:+.2f} s" for when, what in near)
 
     def state_of(self, node, seen_by):
         """The state of a member as another one shows it."""
