@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use magpie_codec::PacketId;
 use magpie_state::partition::StoredSession;
-use magpie_state::{ClientId, Epoch, PartitionId, Record, SessionProgress, StoredWill};
+use magpie_state::{ClientId, Departure, Epoch, PartitionId, Record, SessionProgress, StoredWill};
 
 use crate::handle::Cluster;
 use crate::stream::{Done, OnDone, Records};
@@ -44,8 +44,8 @@ pub struct Detach {
     pub client: ClientId,
     /// Of the connection.
     pub epoch: Epoch,
-    /// The client said so: its will is discarded.
-    pub is_clean: bool,
+    /// What it means for the will.
+    pub departure: Departure,
     /// Session Expiry Interval of the DISCONNECT, seconds.
     pub session_expiry_s: Option<u32>,
     /// How far the session has got, if the connection knows it whole.
@@ -62,7 +62,8 @@ pub struct Handover {
 }
 
 impl Attached {
-    /// Takes back an attachment that no connection has used: its will is discarded, and what the previous node handed over is kept.
+    /// Takes back an attachment that no connection has used: its will is discarded, a delayed one that it interrupted goes on, and what the
+    /// previous node handed over is kept.
     #[must_use]
     pub fn undo(self, client: ClientId) -> Detach {
         let last = self.session.map(|session| {
@@ -74,7 +75,7 @@ impl Attached {
         Detach {
             client,
             epoch: self.epoch,
-            is_clean: true,
+            departure: Departure::Unused,
             session_expiry_s: None,
             last,
         }
@@ -86,14 +87,14 @@ impl Detach {
         let Self {
             client,
             epoch,
-            is_clean,
+            departure,
             session_expiry_s,
             last,
         } = self;
         Record::Detach {
             client,
             epoch,
-            is_clean,
+            departure,
             session_expiry_s,
             last,
         }

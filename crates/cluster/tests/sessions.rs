@@ -51,7 +51,11 @@ fn detach(id: &str, attached: &Attached, is_clean: bool) -> Detach {
     Detach {
         client: client(id),
         epoch: attached.epoch,
-        is_clean,
+        departure: if is_clean {
+            magpie_state::Departure::Clean
+        } else {
+            magpie_state::Departure::Unclean
+        },
         session_expiry_s: None,
         last: None,
     }

@@ -435,7 +435,7 @@ impl Session {
         cluster.detach(Detach {
             client: self.client.clone(),
             epoch: self.epoch,
-            is_clean: true,
+            departure: magpie_state::Departure::Clean,
             session_expiry_s: Some(0),
             last: None,
         });

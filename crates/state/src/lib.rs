@@ -17,7 +17,8 @@ pub use ident::{
 };
 pub use machine::{Carry, Row, RowValue, StateMachine};
 pub use record::{
-    Binding, Cursor, Dedup, Inflight, Laggard, Publish, PublishHead, RECORDS_PER_BATCH_MAX, Record,
-    SessionProgress, Stage, StoredSubscription, StoredWill, encode_publish,
+    Binding, Cursor, Dedup, Departure, Inflight, Laggard, Publish, PublishHead,
+    RECORDS_PER_BATCH_MAX, Record, SessionProgress, Stage, StoredSubscription, StoredWill,
+    encode_publish,
 };
 pub use wire::DecodeError;

@@ -26,6 +26,19 @@ use crate::{ClientId, DecodeError, Epoch, PartitionId, Position, StreamId};
 /// The most records in one batch; part of the stored format, since an [`Epoch`] and a [`Position`] hold a record's ordinal in 16 bits.
 pub const RECORDS_PER_BATCH_MAX: u32 = 1 << 16;
 
+/// How a connection ended, for its Will Message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Departure {
+    /// Without a word, or with one that asks for the Will Message: it is due.
+    Unclean = 0,
+    /// By DISCONNECT with reason code 0x00: it is discarded [MQTT-3.1.2-10].
+    Clean = 1,
+    /// Nobody ever used the attachment, since the CONNECT was given up before its CONNACK: its Will Message is discarded, and the one whose
+    /// delay it interrupted goes on.
+    Unused = 8,
+}
+
 /// One record of a stream.
 ///
 /// Those that name a Session's connection by its epoch go to the partition of the client identifier, and are refused there when the
@@ -52,8 +65,8 @@ pub enum Record {
         client: ClientId,
         /// Which: a newer attachment stays.
         epoch: Epoch,
-        /// The client said so: its Will Message is discarded.
-        is_clean: bool,
+        /// What it means for the Will Message.
+        departure: Departure,
         /// Session Expiry Interval of the DISCONNECT, seconds.
         session_expiry_s: Option<u32>,
         /// How far the Session has got, if the connection ended in order.

@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 
 use magpie_cluster::{Detach, Handover};
 use magpie_session::CloseCause;
-use magpie_state::SessionProgress;
+use magpie_state::{Departure, SessionProgress};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -140,7 +140,11 @@ async fn leave(node: &Shared, handle: &Arc<Handle>, end: End, last: Option<Sessi
         node.cluster.detach(Detach {
             client: client.clone(),
             epoch,
-            is_clean: end.will_discarded,
+            departure: if end.will_discarded {
+                Departure::Clean
+            } else {
+                Departure::Unclean
+            },
             session_expiry_s: end.session_expiry_s,
             last: last.map(Box::new),
         });

@@ -188,12 +188,12 @@ impl PartitionState {
             Record::Detach {
                 client,
                 epoch,
-                is_clean,
+                departure,
                 session_expiry_s,
                 last,
             } => {
                 let ending = Ending {
-                    is_clean,
+                    departure,
                     session_expiry_s,
                 };
                 self.sessions

@@ -81,7 +81,11 @@ fn detach(id: &'static str, epoch: Epoch, is_clean: bool) -> Record {
     Record::Detach {
         client: client(id),
         epoch,
-        is_clean,
+        departure: if is_clean {
+            crate::Departure::Clean
+        } else {
+            crate::Departure::Unclean
+        },
         session_expiry_s: None,
         last: None,
     }

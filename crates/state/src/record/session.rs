@@ -10,7 +10,7 @@ use crate::wire::{
     put_count, put_stream, put_text, read_client, read_epoch, read_filter, read_list,
     read_packet_id, read_stream, read_u8, read_u32,
 };
-use crate::{ClientId, DecodeError, Epoch};
+use crate::{ClientId, DecodeError, Departure, Epoch};
 
 pub(super) fn encode(record: &Record, out: &mut BytesMut) {
     match record {
@@ -31,13 +31,13 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
         Record::Detach {
             client,
             epoch,
-            is_clean,
+            departure,
             session_expiry_s,
             last,
         } => {
             put_head(kind::DETACH, client, *epoch, out);
             out.put_u8(
-                u8::from(*is_clean)
+                *departure as u8
                     | u8::from(session_expiry_s.is_some()) << 1
                     | u8::from(last.is_some()) << 2,
             );
@@ -210,13 +210,21 @@ fn decode_attach(buf: &mut Bytes) -> Result<Record, DecodeError> {
     })
 }
 
+/// Of the flags of a detach.
+const DEPARTURE: u8 = 1 | 8;
+
 fn decode_detach(buf: &mut Bytes) -> Result<Record, DecodeError> {
     let (client, epoch) = read_client_epoch(buf)?;
     let flags = read_u8(buf, "detach flags")?;
     Ok(Record::Detach {
         client,
         epoch,
-        is_clean: flags & 1 != 0,
+        departure: match flags & DEPARTURE {
+            0 => Departure::Unclean,
+            1 => Departure::Clean,
+            8 => Departure::Unused,
+            _ => return Err(DecodeError::new("departure", "unknown")),
+        },
         session_expiry_s: match flags & 2 {
             0 => None,
             _ => Some(read_u32(buf, "session expiry")?),

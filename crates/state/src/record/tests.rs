@@ -143,7 +143,10 @@ fn records_of_sessions_survive_a_round_trip() {
         round_trip(&Record::Detach {
             client: phone.clone(),
             epoch,
-            is_clean: last.is_some(),
+            departure: match last {
+                Some(_) => crate::Departure::Unused,
+                None => crate::Departure::Clean,
+            },
             session_expiry_s,
             last,
         });

@@ -8,7 +8,7 @@ use super::super::Changed;
 use super::super::answer;
 use super::session::{Attachment, DelayedWill, NEVER, Session, Will};
 use super::{Effect, Sessions, cursors, key, tables};
-use crate::{ClientId, Epoch, Publish, SessionProgress, StoredWill, StreamId};
+use crate::{ClientId, Departure, Epoch, Publish, SessionProgress, StoredWill, StreamId};
 
 /// The most Sessions that one tick is about: more wait for the next, so that none takes long. Replicas agree on it.
 const DUE_PER_TICK_MAX: usize = 4096;
@@ -33,8 +33,7 @@ pub(in super::super) struct NewConnection<'a> {
 
 /// How a connection ended.
 pub(in super::super) struct Ending {
-    /// The Will Message is discarded.
-    pub(in super::super) is_clean: bool,
+    pub(in super::super) departure: Departure,
     pub(in super::super) session_expiry_s: Option<u32>,
 }
 
@@ -53,9 +52,10 @@ impl Sessions {
         // [MQTT-3.1.2-5] A stored Session is resumed. One without expiry ended with the connection that is superseded.
         let resumed =
             known.filter(|number| !new.clean_start && self.table.at(*number).expiry_s > 0);
+        let mut displaced = None;
         let number = match (resumed, known) {
             (Some(number), _) => {
-                self.take_over(number);
+                displaced = self.take_over(number);
                 number
             }
             (None, known) => {
@@ -75,6 +75,7 @@ impl Sessions {
             holder: new.holder,
             is_joined: false,
             will: new.will.map(|will| last_words(new.client, new.epoch, will)),
+            displaced,
         }));
         self.cohorts.count_in(new.holder);
         Attaching {
@@ -83,18 +84,29 @@ impl Sessions {
         }
     }
 
-    /// A Session goes to a new connection.
-    fn take_over(&mut self, number: u32) {
-        // [MQTT-3.1.3-9]: a Will Message whose delay has not passed is not sent when the Session is resumed.
-        if let Some(will) = self.leave(number)
-            && will.delay_s == 0
-        {
-            self.effects.push(Effect::Publish(will.record));
-        }
+    /// A Session goes to a new connection. Gives the Will Message that is not sent because of it, if there is one.
+    fn take_over(&mut self, number: u32) -> Option<DelayedWill> {
+        let left = self.leave(number);
         let session = self.table.at_mut(number);
         self.timers.unset(session);
-        session.take_delayed_will();
+        let delayed = session.take_delayed_will();
         session.ends_at = NEVER;
+        match left {
+            Some(will) if will.delay_s == 0 => {
+                self.effects.push(Effect::Publish(will.record));
+                None
+            }
+            // [MQTT-3.1.3-9]: a Will Message whose delay has not passed is not sent when the Session is resumed.
+            Some(will) => Some(self.delay(will)),
+            None => delayed,
+        }
+    }
+
+    fn delay(&self, will: Will) -> DelayedWill {
+        DelayedWill {
+            due: self.timers.after_s(will.delay_s),
+            record: will.record,
+        }
     }
 
     /// A connection is gone. Nothing, if the client has a newer one.
@@ -124,7 +136,7 @@ impl Sessions {
             session.cursors = cursors.into();
             session.set_inflight(last.inflight.clone());
         }
-        self.gone(number, ending.is_clean, changed);
+        self.gone(number, ending.departure, changed);
     }
 
     /// Ends every connection that a node held in a life that is over.
@@ -148,7 +160,7 @@ impl Sessions {
         held.sort_unstable();
         for (_, number) in held {
             changed.insert(key(&self.table.at(number).client));
-            self.gone(number, false, changed);
+            self.gone(number, Departure::Unclean, changed);
         }
         for stream in over {
             self.cohorts.end(stream, changed);
@@ -184,24 +196,29 @@ impl Sessions {
     }
 
     /// A connection is gone, and none takes its place.
-    fn gone(&mut self, number: u32, is_clean: bool, changed: &mut Changed) {
+    fn gone(&mut self, number: u32, departure: Departure, changed: &mut Changed) {
+        let attachment = self.table.at_mut(number).attachment.as_mut();
+        let displaced = attachment.and_then(|attachment| attachment.displaced.take());
         // [MQTT-3.1.2-10]: DISCONNECT with reason code 0x00 removes the Will Message.
-        let will = self.leave(number).filter(|_| !is_clean);
+        let will = self
+            .leave(number)
+            .filter(|_| departure == Departure::Unclean);
+        let delayed = match (departure, will) {
+            (Departure::Unused, _) => displaced,
+            (_, Some(will)) if will.delay_s == 0 => {
+                self.effects.push(Effect::Publish(will.record));
+                None
+            }
+            (_, will) => will.map(|will| self.delay(will)),
+        };
         let session = self.table.at_mut(number);
+        if let Some(delayed) = delayed {
+            session.rare.get_or_insert_default().will = Some(delayed);
+        }
         if session.expiry_s == 0 {
-            return self.end(number, will, changed);
+            return self.end(number, None, changed);
         }
         session.ends_at = self.timers.after_s(session.expiry_s);
-        match will {
-            Some(will) if will.delay_s == 0 => self.effects.push(Effect::Publish(will.record)),
-            Some(will) => {
-                session.rare.get_or_insert_default().will = Some(DelayedWill {
-                    due: self.timers.after_s(will.delay_s),
-                    record: will.record,
-                });
-            }
-            None => {}
-        }
         self.timers.set(session, number);
     }
 

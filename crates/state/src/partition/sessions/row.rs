@@ -17,11 +17,13 @@ const ATTACHED: u8 = 2;
 const JOINED: u8 = 4;
 const WILL: u8 = 8;
 const DELAYED_WILL: u8 = 16;
+const DISPLACED_WILL: u8 = 32;
 
 pub(super) fn encode(session: &Session) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     let attachment = session.attachment.as_deref();
     let will = attachment.and_then(|attachment| attachment.will.as_ref());
+    let displaced = attachment.and_then(|attachment| attachment.displaced.as_ref());
     let delayed = session.rare.as_ref().and_then(|rare| rare.will.as_ref());
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     out.put_u8(
@@ -29,6 +31,7 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
             | flag(attachment.is_some(), ATTACHED)
             | flag(attachment.is_some_and(|it| it.is_joined), JOINED)
             | flag(will.is_some(), WILL)
+            | flag(displaced.is_some(), DISPLACED_WILL)
             | flag(delayed.is_some(), DELAYED_WILL),
     );
     out.put_u64_le(session.incarnation.0);
@@ -42,7 +45,7 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
         out.put_u32_le(will.delay_s);
         put_bytes(&mut out, &will.record);
     }
-    if let Some(will) = delayed {
+    for will in displaced.into_iter().chain(delayed) {
         out.put_u64_le(will.due);
         put_bytes(&mut out, &will.record);
     }
@@ -74,15 +77,10 @@ pub(super) fn decode(client: &ClientId, buf: &mut Bytes) -> Result<Session, Deco
                     record: read_bytes(buf, "will")?[..].into(),
                 }),
             },
+            displaced: read_delayed(buf, flags & DISPLACED_WILL != 0)?,
         }));
     }
-    let delayed = match flags & DELAYED_WILL {
-        0 => None,
-        _ => Some(DelayedWill {
-            due: read_u64(buf, "will delay")?,
-            record: read_bytes(buf, "will")?[..].into(),
-        }),
-    };
+    let delayed = read_delayed(buf, flags & DELAYED_WILL != 0)?;
     let subscriptions = read_list(buf, "subscriptions", |buf| {
         StoredSubscription::decode(buf).map(|stored| Subscription::new(&stored))
     })?;
@@ -97,4 +95,14 @@ pub(super) fn decode(client: &ClientId, buf: &mut Bytes) -> Result<Session, Deco
         }));
     }
     Ok(session)
+}
+
+fn read_delayed(buf: &mut Bytes, is_there: bool) -> Result<Option<DelayedWill>, DecodeError> {
+    if !is_there {
+        return Ok(None);
+    }
+    Ok(Some(DelayedWill {
+        due: read_u64(buf, "will delay")?,
+        record: read_bytes(buf, "will")?[..].into(),
+    }))
 }

@@ -35,6 +35,8 @@ pub(super) struct Attachment {
     /// Member of the holder's cohort.
     pub(super) is_joined: bool,
     pub(super) will: Option<Will>,
+    /// The one before, whose delay ran when this connection came. It is due again if nobody ever used this one.
+    pub(super) displaced: Option<DelayedWill>,
 }
 
 /// A Will Message of a connection.

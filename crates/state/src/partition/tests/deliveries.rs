@@ -125,7 +125,7 @@ fn an_orderly_end_says_what_is_in_flight_at_both_levels() {
         &[Record::Detach {
             client: client("phone"),
             epoch,
-            is_clean: true,
+            departure: crate::Departure::Clean,
             session_expiry_s: None,
             last: Some(Box::new(last.clone())),
         }],

@@ -110,7 +110,7 @@ fn a_disconnect_changes_the_expiry_and_never_is_never() {
     let longer = |epoch, session_expiry_s| Record::Detach {
         client: client("phone"),
         epoch,
-        is_clean: true,
+        departure: crate::Departure::Clean,
         session_expiry_s: Some(session_expiry_s),
         last: None,
     };
@@ -216,7 +216,7 @@ fn a_stored_session_survives_the_way_to_another_node() {
         &[Record::Detach {
             client: client("phone"),
             epoch: attached,
-            is_clean: true,
+            departure: crate::Departure::Clean,
             session_expiry_s: None,
             last: Some(Box::new(last.clone())),
         }],

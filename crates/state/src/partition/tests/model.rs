@@ -510,7 +510,11 @@ impl Pair {
         let record = |epoch| Record::Detach {
             client: super::client(client),
             epoch,
-            is_clean,
+            departure: if is_clean {
+                crate::Departure::Clean
+            } else {
+                crate::Departure::Unclean
+            },
             session_expiry_s: expiry_s,
             last: cursors.map(|cursors| {
                 Box::new(SessionProgress {

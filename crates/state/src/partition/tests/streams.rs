@@ -144,7 +144,7 @@ fn a_takeover_names_what_it_supersedes_and_a_late_detach_changes_nothing() {
         &[Record::Detach {
             client: client("phone"),
             epoch: old.epoch,
-            is_clean: true,
+            departure: crate::Departure::Clean,
             session_expiry_s: None,
             last: None,
         }],
@@ -159,7 +159,7 @@ fn a_takeover_names_what_it_supersedes_and_a_late_detach_changes_nothing() {
         &[Record::Detach {
             client: client("phone"),
             epoch: new.epoch,
-            is_clean: true,
+            departure: crate::Departure::Clean,
             session_expiry_s: None,
             last: None,
         }],

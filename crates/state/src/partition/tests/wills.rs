@@ -203,3 +203,29 @@ fn an_outbox_is_no_node() {
     replica.apply(&PartitionCommand::EndStream { stream: outbox });
     assert!(replica.send(outbox, &last_words).is_plain(), "never ends");
 }
+
+#[test]
+fn an_attach_that_nobody_used_gives_back_the_delay_that_it_interrupted() {
+    let unused = |epoch| Record::Detach {
+        client: client("phone"),
+        epoch,
+        departure: crate::Departure::Unused,
+        session_expiry_s: None,
+        last: None,
+    };
+    for is_detached_before in [true, false] {
+        let mut replica = Replica::configured();
+        let first = replica.connect(A1, "phone", true, 60, Some(will(b"old", 3)));
+        if is_detached_before {
+            replica.send(A1, &[detach("phone", first.epoch, false)]);
+        }
+        // A CONNECT that was given up commits late, and is taken back.
+        let late = replica.connect(B1, "phone", false, 60, Some(will(b"new", 0)));
+        replica.send(B1, &[unused(late.epoch)]);
+        assert!(fired(&replica).is_empty());
+        replica.pass_s(5);
+        assert_eq!(fired(&replica), ["old"]);
+        replica.pass_s(70);
+        assert_eq!(fired(&replica), ["old"], "no second time");
+    }
+}
