@@ -144,8 +144,8 @@ fn records_of_sessions_survive_a_round_trip() {
             client: phone.clone(),
             epoch,
             departure: match last {
-                Some(_) => crate::Departure::Unused,
-                None => crate::Departure::Clean,
+                Some(_) => Departure::Unused,
+                None => Departure::Clean,
             },
             session_expiry_s,
             last,
