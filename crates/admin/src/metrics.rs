@@ -132,6 +132,14 @@ fn report(status: &Status) {
                 gauge!("magpie_sessions", "group" => Arc::clone(&name), "state" => state)
                     .set(led(count));
             }
+            gauge!("magpie_sessions_max", "group" => Arc::clone(&name)).set(
+                match holds.sessions_max {
+                    Some(max) if group.leading => max as f64,
+                    _ => 0.0,
+                },
+            );
+            counter!("magpie_session_entries_cut_total", "group" => Arc::clone(&name))
+                .absolute(holds.entries_cut);
             gauge!("magpie_retained_messages", "group" => Arc::clone(&name))
                 .set(led(holds.retained));
             gauge!("magpie_outbox_batches", "group" => Arc::clone(&name)).set(led(holds.outbox));
@@ -201,6 +209,18 @@ fn describe() {
     describe_gauge!(
         "magpie_sessions",
         "Sessions of a partition that this node leads, with a connection (attached) or waiting for their client (detached)"
+    );
+    describe_gauge!(
+        "magpie_sessions_max",
+        "Sessions that a partition which this node leads stores at most: its share of cluster.sessions_max"
+    );
+    describe_counter!(
+        "magpie_sessions_refused_total",
+        "CONNECTs to this node that would have begun one session more than cluster.sessions_max"
+    );
+    describe_counter!(
+        "magpie_session_entries_cut_total",
+        "Positions and packet ids that were not stored with a session, because no correct node writes so many; should be 0"
     );
     describe_gauge!(
         "magpie_retained_messages",

@@ -95,5 +95,8 @@ pub(crate) fn undo(cluster: &Cluster, client: &ClientId, post: Post) {
 
 fn refusal(error: &Error) -> ReasonCode {
     debug!(%error, "attach refused");
-    ReasonCode::ServerUnavailable
+    match error {
+        Error::Full(_) => ReasonCode::QuotaExceeded,
+        _ => ReasonCode::ServerUnavailable,
+    }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use magpie_state::partition::PartitionLimits;
+
 /// How a node takes part in the cluster. The durations are tuned for a local network; tests shorten them.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -45,6 +47,8 @@ pub struct Config {
     /// Bytes of messages that a partition keeps for sessions after the log let them go, and bytes of log that nobody could be asked about;
     /// beyond, the oldest messages are lost. Default 4 GiB.
     pub message_hold_bytes: u64,
+    /// Sessions that outlive their connections, in the cluster; each partition admits its share. Default 5,000,000.
+    pub sessions_max: u64,
     /// Bytes that one link to a peer, or one stream into a partition, may have queued. Default 16 MiB.
     pub queue_bytes: usize,
     /// How long the last unsubscription of a filter waits before the other nodes are told. Default 30 s.
@@ -83,6 +87,7 @@ impl Default for Config {
             log_retain_bytes: 64 << 20,
             log_retain: Duration::from_secs(60),
             message_hold_bytes: 4 << 30,
+            sessions_max: 5_000_000,
             queue_bytes: 16 << 20,
             route_linger: Duration::from_secs(30),
         }
@@ -90,6 +95,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What one of so many partitions takes at most.
+    pub(crate) fn limits(&self, partitions: u16) -> PartitionLimits {
+        let share = |limit: u64| limit.div_ceil(u64::from(partitions.max(1)));
+        PartitionLimits {
+            sessions_max: share(self.sessions_max),
+            ..PartitionLimits::default()
+        }
+    }
+
     /// Every problem of these settings, at once.
     #[must_use]
     pub fn problems(&self) -> Vec<ConfigError> {

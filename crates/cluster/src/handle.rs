@@ -92,6 +92,9 @@ pub enum Error {
     /// A proposal may or may not commit. Close the connection rather than answer.
     #[error("outcome unknown: {0}")]
     Unknown(&'static str),
+    /// A limit of the cluster is reached: provably nothing was changed.
+    #[error("a limit is reached: {0}")]
+    Full(&'static str),
     /// The cluster understood, and will not do it.
     #[error("{0}")]
     Refused(String),

@@ -115,6 +115,10 @@ pub struct PartitionHolds {
     pub sessions_attached: usize,
     /// Sessions that wait for their client.
     pub sessions_detached: usize,
+    /// The most sessions that outlive their connections; none: the partition has not been told.
+    pub sessions_max: Option<u64>,
+    /// Entries of sessions' rows that were left out, because no correct node writes so many.
+    pub entries_cut: u64,
     /// Retained messages.
     pub retained: usize,
     /// Batches that other partitions have not taken yet.
@@ -127,6 +131,8 @@ impl PartitionHolds {
         Self {
             sessions_attached: attached,
             sessions_detached: state.session_count().saturating_sub(attached),
+            sessions_max: Some(state.limits().sessions_max).filter(|max| *max < u64::MAX),
+            entries_cut: state.entries_cut(),
             retained: state.retained_count(),
             outbox: state
                 .outbox_targets()

@@ -159,7 +159,15 @@ impl Takeover {
             .await
             .map_err(|_| Error::Stopping)?;
         let answer = match done {
-            Done::Taken { attached, .. } => attached.first().copied(),
+            Done::Taken {
+                attached, refused, ..
+            } => {
+                if attached.is_empty() && !refused.is_empty() {
+                    metrics::counter!("magpie_sessions_refused_total").increment(1);
+                    return Err(Error::Full("no more sessions are stored"));
+                }
+                attached.first().copied()
+            }
             Done::NotProposed => {
                 return Err(Error::NotProposed("the client's partition has no leader"));
             }

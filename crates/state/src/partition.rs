@@ -10,6 +10,7 @@ mod command;
 mod effects;
 mod fences;
 mod kept;
+mod limits;
 mod outbox;
 mod received;
 mod retained;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 pub use answer::{AppendAnswer, Attached, Outcome, PartitionAnswer, Superseded};
 pub use append::{Append, ShareChoice};
 pub use command::PartitionCommand;
+pub use limits::PartitionLimits;
 pub use outbox::OutboxBatch;
 pub use retained::Retained;
 pub use sessions::TICK_MS_MAX;
@@ -57,6 +59,7 @@ pub struct PartitionState {
     kept: kept::Kept,
     /// Which partition this is, of how many.
     configured: Option<(PartitionId, u16)>,
+    limits: PartitionLimits,
     /// Keys of rows changed since the last checkpoint.
     changed: HashSet<Vec<u8>, foldhash::fast::FixedState>,
 }
@@ -68,6 +71,7 @@ mod table {
     pub(super) const COHORT: u8 = b'h';
     pub(super) const CLOCK: u8 = b'n';
     pub(super) const CONFIGURED: u8 = b'c';
+    pub(super) const LIMITS: u8 = b'l';
     pub(super) const RECEIVED: u8 = b'q';
     pub(super) const FENCE: u8 = b'f';
     pub(super) const SHARE_GROUP: u8 = b'g';
@@ -131,6 +135,18 @@ impl PartitionState {
     #[must_use]
     pub fn sessions_after(&self, after: Option<&ClientId>, limit: usize) -> Vec<SessionSummary> {
         self.sessions.after(after, limit)
+    }
+
+    /// How many Sessions there are that outlive their connections.
+    #[must_use]
+    pub const fn stored_session_count(&self) -> usize {
+        self.sessions.stored_count()
+    }
+
+    /// How many entries of Sessions' rows were left out since this replica started, because no correct node writes so many.
+    #[must_use]
+    pub const fn entries_cut(&self) -> u64 {
+        self.sessions.entries_cut()
     }
 
     /// How many Sessions there are: stored ones, and those that end with their connection.
@@ -232,6 +248,7 @@ impl StateMachine for PartitionState {
                 partition,
                 partitions,
             }) => self.configure(partition, partitions),
+            Ok(PartitionCommand::Limit(limits)) => self.limit(limits),
             Ok(PartitionCommand::Tick { elapsed_ms }) => self.sessions.tick(elapsed_ms, changed),
             Ok(PartitionCommand::OutboxDone { target, upto }) => {
                 self.outbox.done(target, upto, changed);
@@ -274,6 +291,7 @@ impl StateMachine for PartitionState {
             .chain(self.sessions.keys())
             .chain(self.received.keys())
             .chain(self.configured.map(|_| vec![table::CONFIGURED]))
+            .chain(self.limits_value().map(|_| vec![table::LIMITS]))
             .chain(self.fences.keys())
             .chain(self.share_groups.keys())
             .chain(self.skipped.keys())
@@ -306,6 +324,7 @@ impl StateMachine for PartitionState {
             table::COHORT => self.sessions.load_cohort(key, value),
             table::CLOCK => self.sessions.load_clock(value),
             table::CONFIGURED => self.load_configured(value),
+            table::LIMITS => self.load_limits(value),
             table::RECEIVED => self.received.load(key, value),
             table::FENCE => self.fences.load(key, value),
             table::SHARE_GROUP => self.share_groups.load(key, value),
@@ -336,6 +355,7 @@ impl PartitionState {
             table::COHORT => self.sessions.cohort_value(key),
             table::CLOCK => self.sessions.clock_value(),
             table::CONFIGURED => self.configured_value(),
+            table::LIMITS => self.limits_value(),
             table::RECEIVED => self.received.value(key),
             table::FENCE => self.fences.value(key),
             table::SHARE_GROUP => self.share_groups.value(key),

@@ -84,7 +84,7 @@ pub(super) fn give_back(
 fn refusal(error: &Error) -> ReasonCode {
     debug!(%error, "subscription refused");
     match error {
-        Error::Refused(_) => ReasonCode::QuotaExceeded,
+        Error::Refused(_) | Error::Full(_) => ReasonCode::QuotaExceeded,
         _ => ReasonCode::UnspecifiedError,
     }
 }

@@ -33,6 +33,10 @@ pub(crate) struct ClusterSettings {
     /// Bytes of messages that a partition keeps for sessions after the log let them go, and bytes of log that it holds while it cannot find
     /// out which messages are needed. Beyond, the oldest messages are lost, counted in `magpie_messages_lost_total`.
     pub(crate) message_hold_bytes: ByteSize,
+    /// Sessions that outlive their connections, in the whole cluster; each partition admits its share of them. Past it, a CONNECT that would
+    /// begin one more is refused with 0x97 (version 3: 0x03), and counted in `magpie_sessions_refused_total`; one that resumes a session, or
+    /// asks for none, is let in.
+    pub(crate) sessions_max: u64,
     /// Bytes that one link to another node, or one stream into a partition, may have queued. A full link drops QoS 0, and holds
     /// publishers of QoS 1 and 2 back.
     pub(crate) queue_bytes: ByteSize,
@@ -52,6 +56,7 @@ impl Default for ClusterSettings {
             log_retain_bytes: ByteSize::b(config.log_retain_bytes),
             log_retain: config.log_retain,
             message_hold_bytes: ByteSize::b(config.message_hold_bytes),
+            sessions_max: config.sessions_max,
             queue_bytes: ByteSize::b(config.queue_bytes as u64),
             route_linger: config.route_linger,
         }
@@ -73,6 +78,7 @@ impl ClusterSettings {
         config.log_retain_bytes = self.log_retain_bytes.as_u64();
         config.log_retain = self.log_retain;
         config.message_hold_bytes = self.message_hold_bytes.as_u64();
+        config.sessions_max = self.sessions_max;
         config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
         config.route_linger = self.route_linger;
     }

@@ -83,6 +83,7 @@ impl Membership {
 
     async fn lead_partition(&self, partition: PartitionId, group: &Partition, term: &mut Term) {
         self.configure(partition, group).await;
+        self.limit(group).await;
         self.end_streams(group, term).await;
         let placed = self.state(|state| state.placement().get(&partition).cloned());
         let Some(placed) = placed.filter(|placed| !placed.is_empty()) else {
@@ -108,6 +109,19 @@ impl Membership {
         };
         // Repeated until it is so; only the first one counts.
         let _ = tokio::time::timeout(CHANGE_WITHIN, group.propose(command.encode())).await;
+    }
+
+    /// Tells the state what this node's configuration says of its limits.
+    async fn limit(&self, group: &Partition) {
+        let Some((_, partitions)) = group.with_state(PartitionState::configured) else {
+            return;
+        };
+        let limits = self.inner.config.limits(partitions);
+        if group.with_state(PartitionState::limits) != limits {
+            let command = PartitionCommand::Limit(limits).encode();
+            // Repeated until it is so.
+            let _ = tokio::time::timeout(CHANGE_WITHIN, group.propose(command)).await;
+        }
     }
 
     /// One step towards the members that the placement names; whether it is reached.

@@ -36,7 +36,7 @@ pub enum AppendAnswer {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Ordinals (0-based) of publishes, and of records about a Session, that were refused because their client has a newer connection,
-    /// ascending.
+    /// and of attaches that a [limit](super::PartitionLimits) does not admit, ascending.
     pub refused: Vec<u32>,
     /// Ordinals (0-based) of publishes that were taken before: a success for the publisher, and passed over by readers of the log.
     /// Ascending.

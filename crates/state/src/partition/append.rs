@@ -6,7 +6,7 @@ use magpie_codec::TopicFilter;
 use super::PartitionState;
 use super::answer::{AppendAnswer, Attached, Outcome};
 use super::received::Taking;
-use super::sessions::{Ending, NewConnection, Superseded};
+use super::sessions::{Ending, Full, NewConnection, Superseded};
 use super::share_groups::ShareMemberId;
 use super::streams::Turn;
 
@@ -177,13 +177,16 @@ impl PartitionState {
                     session_expiry_s,
                     will: will.as_deref(),
                 };
-                let attaching = self.sessions.attach(&new, changed);
-                outcome.attached.push(Attached {
-                    ordinal,
-                    epoch,
-                    session_present: attaching.session_present,
-                    superseded: attaching.superseded,
-                });
+                match self.sessions.attach(&new, &self.limits, changed) {
+                    Ok(attaching) => outcome.attached.push(Attached {
+                        ordinal,
+                        epoch,
+                        session_present: attaching.session_present,
+                        superseded: attaching.superseded,
+                    }),
+                    // Without an answer: that tells it from a refusal for a newer connection.
+                    Err(Full) => outcome.refused.push(ordinal),
+                }
             }
             Record::Detach {
                 client,

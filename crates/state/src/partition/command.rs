@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::append::Append;
+use super::limits::PartitionLimits;
 use crate::wire::{
     put_count, put_stream, read_list, read_stream, read_u8, read_u16, read_u32, read_u64,
 };
@@ -31,6 +32,9 @@ pub enum PartitionCommand {
         /// All of the cluster.
         partitions: u16,
     },
+    /// What this partition takes at most, from now on. Proposed by a leader whose configuration says so while the state
+    /// [knows](super::PartitionState::limits) something else.
+    Limit(PartitionLimits),
     /// Time passed, by a leader's monotonic clock. Proposed about once a second while the state [has timers](super::PartitionState::has_timers).
     Tick {
         /// Since the leader's last tick; more than [`TICK_MS_MAX`](super::TICK_MS_MAX) counts as that.
@@ -71,6 +75,7 @@ const OUTBOX_DONE: u8 = 6;
 const TRIM: u8 = 7;
 const FORGET: u8 = 8;
 const LOSE: u8 = 9;
+const LIMIT: u8 = 20;
 
 impl PartitionCommand {
     /// The command's bytes, as they stand in the log.
@@ -98,6 +103,10 @@ impl PartitionCommand {
                 out.put_u8(CONFIGURE);
                 out.put_u16_le(partition.0);
                 out.put_u16_le(*partitions);
+            }
+            Self::Limit(limits) => {
+                out.put_u8(LIMIT);
+                limits.encode(&mut out);
             }
             Self::Tick { elapsed_ms } => {
                 out.put_u8(TICK);
@@ -146,6 +155,7 @@ impl PartitionCommand {
                     partitions => partitions,
                 },
             },
+            LIMIT => Self::Limit(PartitionLimits::decode(buf)?),
             TICK => Self::Tick {
                 elapsed_ms: read_u32(buf, "elapsed time")?,
             },

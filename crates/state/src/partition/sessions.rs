@@ -26,7 +26,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use bytes::{BufMut, Bytes};
 use magpie_codec::TopicName;
 
-pub(super) use lifecycle::{Ending, NewConnection};
+pub(super) use lifecycle::{Ending, Full, NewConnection};
 pub use timers::TICK_MS_MAX;
 
 use self::session::Session;
@@ -46,6 +46,10 @@ pub(super) struct Sessions {
     /// Those with something in flight.
     inflight: BTreeSet<u32>,
     effects: Vec<Effect>,
+    /// How many of them outlive their connections.
+    stored: usize,
+    /// Entries left out of rows. This replica's own count.
+    entries_cut: u64,
 }
 
 /// What other partitions are to do.
@@ -64,6 +68,14 @@ pub(super) struct Superseded;
 impl Sessions {
     pub(super) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    pub(super) const fn stored_count(&self) -> usize {
+        self.stored
+    }
+
+    pub(super) const fn entries_cut(&self) -> u64 {
+        self.entries_cut
     }
 
     pub(super) fn attached_count(&self) -> usize {
@@ -204,6 +216,7 @@ impl Sessions {
     /// Enters a row into what is derived from the rows.
     fn index(&mut self, number: u32) {
         let session = self.table.at(number);
+        self.stored += usize::from(session.is_durable);
         for subscription in &session.subscriptions {
             if subscription.holds_messages() {
                 self.interest.add(&subscription.topic_filter(), number);

@@ -4,6 +4,7 @@ mod cohorts;
 mod deliveries;
 mod kept;
 mod lifecycle;
+mod limits;
 mod model;
 mod received;
 mod retained;
@@ -208,13 +209,27 @@ impl Replica {
         session_expiry_s: u32,
         will: Option<StoredWill>,
     ) -> Attached {
+        let attached = self.try_connect(stream, id, clean_start, session_expiry_s, will);
+        attached.expect("no limit is reached")
+    }
+
+    fn try_connect(
+        &mut self,
+        stream: StreamId,
+        id: &'static str,
+        clean_start: bool,
+        session_expiry_s: u32,
+        will: Option<StoredWill>,
+    ) -> Option<Attached> {
         let record = Record::Attach {
             client: client(id),
             clean_start,
             session_expiry_s,
             will: will.map(Box::new),
         };
-        self.send(stream, &[record]).attached[0]
+        let outcome = self.send(stream, &[record]);
+        assert_eq!(outcome.attached.is_empty(), outcome.refused == [0]);
+        outcome.attached.first().copied()
     }
 
     fn tick(&mut self, elapsed_ms: u32) {

@@ -2,6 +2,20 @@
 
 use crate::{Cursor, PartitionId, Position};
 
+/// The most messages that are done out of order, of one Session in one partition. A node hands out no more above a floor than are in
+/// flight, which is far less; replicas agree on this.
+pub(super) const DONE_MAX: usize = 65_535;
+
+/// Leaves out what no correct node writes, the highest positions: their messages are delivered again. Returns how many.
+pub(super) fn cut(cursors: &mut [Cursor]) -> u64 {
+    let mut left_out = 0;
+    for cursor in cursors {
+        left_out += cursor.done.len().saturating_sub(DONE_MAX) as u64;
+        cursor.done.truncate(DONE_MAX);
+    }
+    left_out
+}
+
 /// Whether a message is done, by a list that is ordered by partition.
 pub(super) fn is_done(cursors: &[Cursor], partition: PartitionId, position: Position) -> bool {
     find(cursors, partition).is_some_and(|cursor| cursor.is_done(position))

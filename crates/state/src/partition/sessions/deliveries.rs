@@ -43,6 +43,7 @@ impl Sessions {
         if !done.is_empty() {
             let mut own = session.cursors.to_vec();
             cursors::merge(&mut own, &done);
+            self.entries_cut += cursors::cut(&mut own);
             session.cursors = own.into();
         }
         inflight.retain(|it| {

@@ -5,13 +5,19 @@ use magpie_codec::Message;
 use std::sync::Arc;
 
 use super::super::Changed;
-use super::super::answer;
+use super::super::{PartitionLimits, answer};
 use super::session::{Attachment, DelayedWill, NEVER, Session, Will};
 use super::{Effect, Sessions, cursors, key, tables};
-use crate::{ClientId, Departure, Epoch, Publish, SessionProgress, StoredWill, StreamId};
+use crate::{ClientId, Departure, Epoch, Inflight, Publish, SessionProgress, StoredWill, StreamId};
 
 /// The most Sessions that one tick is about: more wait for the next, so that none takes long. Replicas agree on it.
 const DUE_PER_TICK_MAX: usize = 4096;
+/// The most messages in flight of one Session.
+const INFLIGHT_MAX: usize = 65_535;
+
+/// A limit does not admit one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Full;
 
 /// What became of an attach.
 #[derive(Debug)]
@@ -42,9 +48,9 @@ impl Sessions {
     pub(in super::super) fn attach(
         &mut self,
         new: &NewConnection<'_>,
+        limits: &PartitionLimits,
         changed: &mut Changed,
-    ) -> Attaching {
-        changed.insert(key(&new.client.0));
+    ) -> Result<Attaching, Full> {
         let known = self.table.find(&new.client.0);
         let superseded = known
             .and_then(|number| self.table.at(number).attached())
@@ -52,6 +58,13 @@ impl Sessions {
         // [MQTT-3.1.2-5] A stored Session is resumed. One without expiry ended with the connection that is superseded.
         let resumed =
             known.filter(|number| !new.clean_start && self.table.at(*number).expiry_s > 0);
+        let takes_a_place = resumed.is_none() && new.session_expiry_s > 0;
+        let gives_a_place = known.is_some_and(|number| self.table.at(number).is_durable);
+        if takes_a_place && !gives_a_place && self.stored as u64 >= limits.sessions_max {
+            // Nothing has changed: an older connection of the client stays.
+            return Err(Full);
+        }
+        changed.insert(key(&new.client.0));
         let mut displaced = None;
         let number = match (resumed, known) {
             (Some(number), _) => {
@@ -65,6 +78,7 @@ impl Sessions {
                     self.end(number, will, changed);
                 }
                 let session = Session::new(new.client, new.epoch, new.session_expiry_s);
+                self.stored += usize::from(session.is_durable);
                 self.table.insert(session)
             }
         };
@@ -78,10 +92,10 @@ impl Sessions {
             displaced,
         }));
         self.cohorts.count_in(new.holder);
-        Attaching {
+        Ok(Attaching {
             session_present: resumed.is_some(),
             superseded,
-        }
+        })
     }
 
     /// A Session goes to a new connection. Gives the Will Message that is not sent because of it, if there is one.
@@ -133,8 +147,10 @@ impl Sessions {
         {
             let mut cursors = session.cursors.to_vec();
             cursors::merge(&mut cursors, &last.cursors);
+            let mut inflight = last.inflight.clone();
+            self.entries_cut += cursors::cut(&mut cursors) + cut_inflight(&mut inflight);
             session.cursors = cursors.into();
-            session.set_inflight(last.inflight.clone());
+            session.set_inflight(inflight);
         }
         self.gone(number, ending.departure, changed);
     }
@@ -251,12 +267,20 @@ impl Sessions {
         let will = will.map(|will| will.record).or(delayed);
         self.effects.extend(will.map(Effect::Publish));
         if session.is_durable {
+            self.stored -= 1;
             self.effects.push(Effect::Release {
                 client: session.client_id(),
                 session: session.incarnation,
             });
         }
     }
+}
+
+/// Leaves out what no correct node writes: there are no more Packet Identifiers than that.
+fn cut_inflight(inflight: &mut Vec<Inflight>) -> u64 {
+    let more = inflight.len().saturating_sub(INFLIGHT_MAX);
+    inflight.truncate(INFLIGHT_MAX);
+    more as u64
 }
 
 /// The publish that a Will Message becomes.

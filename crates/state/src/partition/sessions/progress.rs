@@ -42,6 +42,7 @@ impl Sessions {
         changed.insert(key(&client.0));
         let mut all: Vec<Cursor> = self.cursors(self.table.at(number));
         cursors::merge(&mut all, progress);
+        self.entries_cut += cursors::cut(&mut all);
         let session = self.table.at_mut(number);
         session.cursors = all.into();
         if let Some(attachment) = &mut session.attachment {

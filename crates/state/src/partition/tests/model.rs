@@ -68,6 +68,9 @@ enum Op {
     EndStream {
         stream: usize,
     },
+    Limit {
+        sessions_max: Option<u64>,
+    },
     Tick,
     Publish {
         client: usize,
@@ -111,6 +114,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (client.clone(), place, prop::option::of(1..POSITIONS)).prop_map(
             |(client, place, done)| Op::Lag { client, place, done }),
         1 => stream.prop_map(|stream| Op::EndStream { stream }),
+        1 => prop::option::of(0..3u64).prop_map(|sessions_max| Op::Limit { sessions_max }),
         3 => Just(Op::Tick),
         2 => (client.clone(), 1..4u16, any::<bool>(), any::<bool>()).prop_map(
             |(client, number, retain, is_empty)| Op::Publish { client, number, retain, is_empty }),
@@ -156,6 +160,7 @@ struct World {
     /// By client: incarnation and identifiers.
     received: BTreeMap<&'static str, (Epoch, BTreeSet<u16>)>,
     retained: Option<Bytes>,
+    sessions_max: Option<u64>,
 }
 
 impl Model {
@@ -385,6 +390,14 @@ impl Pair {
                 self.real.apply(&PartitionCommand::EndStream { stream });
                 self.model.end_stream(stream);
             }
+            Op::Limit { sessions_max } => {
+                self.model.sessions_max = sessions_max;
+                let limits = PartitionLimits {
+                    sessions_max: sessions_max.unwrap_or(u64::MAX),
+                    ..PartitionLimits::default()
+                };
+                self.real.apply(&PartitionCommand::Limit(limits));
+            }
             Op::Tick => {
                 self.real.tick(1000);
                 self.model.tick();
@@ -421,9 +434,22 @@ impl Pair {
         });
         let attached = self
             .real
-            .connect(stream, client, clean_start, expiry_s, stored);
+            .try_connect(stream, client, clean_start, expiry_s, stored);
 
         self.model.hear(stream);
+        let stored = self.model.sessions.values().filter(|it| it.is_durable);
+        let stored = stored.count();
+        let known = self.model.sessions.get(client);
+        let has_a_place = known.is_some_and(|known| known.is_durable);
+        let is_one_more = expiry_s > 0 && !has_a_place;
+        let is_full = self
+            .model
+            .sessions_max
+            .is_some_and(|max| stored as u64 >= max);
+        assert_eq!(attached.is_none(), is_one_more && is_full);
+        let Some(attached) = attached else {
+            return;
+        };
         let superseded = self.model.attached(client);
         assert_eq!(
             attached.superseded.map(|it| (it.epoch, it.holder)),
@@ -704,6 +730,8 @@ impl Pair {
     fn compare(&self) {
         let state = &self.real.state;
         assert_eq!(state.session_count(), self.model.sessions.len());
+        let stored = self.model.sessions.values().filter(|it| it.is_durable);
+        assert_eq!(state.stored_session_count(), stored.count());
         for client in CLIENTS {
             let real = self.real.session(client);
             let Some(model) = self.model.sessions.get(client) else {

@@ -1,0 +1,136 @@
+//! What the partition refuses at its limits, and what it keeps all the same.
+
+use super::*;
+use crate::{Inflight, SessionProgress, Stage};
+
+fn limited(change: impl FnOnce(&mut PartitionLimits)) -> Replica {
+    let mut replica = Replica::configured();
+    let mut limits = PartitionLimits::default();
+    change(&mut limits);
+    replica.apply(&PartitionCommand::Limit(limits));
+    assert_eq!(replica.state.limits(), limits);
+    replica
+}
+
+fn attach(id: &'static str, clean_start: bool, session_expiry_s: u32) -> Record {
+    Record::Attach {
+        client: client(id),
+        clean_start,
+        session_expiry_s,
+        will: None,
+    }
+}
+
+#[test]
+fn one_session_too_many_is_refused_and_those_that_are_there_go_on() {
+    let mut replica = limited(|limits| limits.sessions_max = 2);
+    let outcome = replica.send(
+        A1,
+        &[
+            attach("a", false, 60),
+            attach("b", true, 60),
+            attach("c", false, 60),
+        ],
+    );
+    assert_eq!(outcome.attached.len(), 2);
+    assert_eq!(outcome.refused, [2]);
+    assert_eq!(replica.state.stored_session_count(), 2);
+    assert!(replica.session("c").is_none());
+
+    // One that ends with its connection takes no place; those that are there are resumed, or begun anew.
+    let outcome = replica.send(
+        B1,
+        &[
+            attach("c", true, 0),
+            attach("a", false, 60),
+            attach("b", true, 60),
+        ],
+    );
+    assert_eq!((outcome.refused.len(), outcome.attached.len()), (0, 3));
+    assert!(outcome.attached[1].session_present);
+
+    // A connection without a session does not become one that lasts, and stays as it was.
+    let outcome = replica.send(B1, &[attach("c", false, 60)]);
+    assert_eq!(outcome.refused, [0]);
+    assert!(replica.session("c").unwrap().attached.is_some());
+
+    // A place that is given back can be taken.
+    replica.send(B1, &[attach("a", true, 0)]);
+    assert_eq!(replica.state.stored_session_count(), 1);
+    assert!(
+        replica
+            .send(B1, &[attach("c", false, 60)])
+            .refused
+            .is_empty()
+    );
+    replica.apply(&PartitionCommand::Limit(PartitionLimits::default()));
+    assert!(
+        replica
+            .send(B1, &[attach("d", false, 60)])
+            .refused
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_no_correct_node_writes_does_not_make_a_row_grow() {
+    let mut replica = Replica::configured();
+    let phone = replica.connect(A1, "phone", true, 60, None);
+    replica.send(
+        A1,
+        &[subscribe(
+            "phone",
+            phone.epoch,
+            subscription("a", QoS::AtLeastOnce, &[(THERE, Position::START)]),
+        )],
+    );
+    let done = (0..70_000)
+        .map(|number| Position(10 + 2 * number))
+        .collect();
+    let progress = vec![Cursor {
+        partition: THERE,
+        floor: Position(5),
+        done,
+    }];
+    let laggard = Laggard {
+        client: client("phone"),
+        epoch: phone.epoch,
+        progress,
+    };
+    replica.send(
+        A1,
+        &[Record::Progress {
+            floors: Vec::new(),
+            laggards: vec![laggard],
+            joined: Vec::new(),
+        }],
+    );
+    let cursor = &replica.session("phone").unwrap().cursors[0];
+    assert_eq!(cursor.done.len(), 65_535);
+    assert!(cursor.is_done(Position(10)), "the lowest are kept");
+    assert_eq!(replica.state.entries_cut(), 70_000 - 65_535);
+
+    let inflight = (0..70_000u32).map(|number| Inflight {
+        packet_id: packet_id(u16::try_from(number % 65_535 + 1).unwrap()),
+        partition: THERE,
+        position: Position(1_000_000 + u64::from(number)),
+        qos: QoS::ExactlyOnce,
+        stage: Stage::Published,
+    });
+    let last = SessionProgress {
+        cursors: Vec::new(),
+        inflight: inflight.collect(),
+    };
+    replica.send(
+        A1,
+        &[Record::Detach {
+            client: client("phone"),
+            epoch: phone.epoch,
+            departure: crate::Departure::Clean,
+            session_expiry_s: None,
+            last: Some(Box::new(last)),
+        }],
+    );
+    assert_eq!(replica.session("phone").unwrap().inflight.len(), 65_535);
+    assert_eq!(replica.state.entries_cut(), 2 * (70_000 - 65_535));
+}
