@@ -17,12 +17,15 @@ use magpie_session::Token;
 use magpie_state::{Cursor, PartitionId, Position};
 
 /// The lanes of one session; one per partition that its subscriptions concern.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lanes {
     /// Ascending by partition.
     lanes: Vec<Lane>,
     /// Lanes are read in turn: the one to look at first.
     turn: usize,
+    /// A lane with so many messages pending, since the first of them is not acknowledged, gets nothing more until it is: what is done behind
+    /// that one is remembered message by message.
+    ahead_max: usize,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,15 @@ pub(crate) enum Offered {
 }
 
 impl Lanes {
+    /// Of a new session.
+    pub(crate) const fn new(ahead_max: usize) -> Self {
+        Self {
+            lanes: Vec::new(),
+            turn: 0,
+            ahead_max,
+        }
+    }
+
     /// The lanes of a session that goes on. They are read from their floors on, and not live before [`activate`](Self::activate) told
     /// from where on the tail offers everything. `since`: where the subscriptions begin, for partitions that no cursor tells of.
     /// `inflight` are the positions of what was sent and not acknowledged.
@@ -66,8 +78,9 @@ impl Lanes {
         cursors: &[Cursor],
         since: &[(PartitionId, Position)],
         mut inflight: Vec<(PartitionId, Position)>,
+        ahead_max: usize,
     ) -> Self {
-        let mut lanes = Self::default();
+        let mut lanes = Self::new(ahead_max);
         for cursor in cursors {
             let lane = lanes.lane_or_insert(cursor.partition, || {
                 Lane::unread(cursor.partition, cursor.floor)
@@ -121,6 +134,7 @@ impl Lanes {
         position: Position,
         has_room: bool,
     ) -> Offered {
+        let ahead_max = self.ahead_max;
         let Some(lane) = self.lane_mut(partition) else {
             // The subscription has gone again.
             return Offered::Known;
@@ -133,7 +147,7 @@ impl Lanes {
                 *missed = position.max(*missed);
                 Offered::Deferred
             }
-            Source::Live if has_room => {
+            Source::Live if has_room && lane.pending.len() < ahead_max => {
                 lane.handed = position;
                 if lane.hold(position) {
                     Offered::Taken
@@ -154,14 +168,15 @@ impl Lanes {
     pub(crate) fn next_to_read(&mut self) -> Option<(PartitionId, Position)> {
         let turn = self.turn.min(self.lanes.len());
         let mut in_turn = (turn..self.lanes.len()).chain(0..turn);
-        let at = in_turn.find(|at| self.lanes[*at].must_read())?;
+        let at = in_turn.find(|at| self.lanes[*at].must_read(self.ahead_max))?;
         self.turn = at + 1;
         Some((self.lanes[at].partition, self.lanes[at].handed))
     }
 
     /// Whether some lane must be read.
     pub(crate) fn must_read(&self) -> bool {
-        self.lanes.iter().any(Lane::must_read)
+        let mut lanes = self.lanes.iter();
+        lanes.any(|lane| lane.must_read(self.ahead_max))
     }
 
     /// Whether nothing up to `positions` will be read any more. `passed`: positions up to which the tails have offered everything.
@@ -208,24 +223,31 @@ impl Lanes {
     }
 
     /// A message is done: acknowledged, expired, or not wanted after all.
-    pub(crate) fn finish(&mut self, partition: PartitionId, position: Position) {
-        if let Some(lane) = self.lane_mut(partition) {
+    ///
+    /// True if its lane was so far ahead of the first open message that it got nothing more, and may be read again.
+    pub(crate) fn finish(&mut self, partition: PartitionId, position: Position) -> bool {
+        let ahead_max = self.ahead_max;
+        self.lane_mut(partition).is_some_and(|lane| {
+            let was_ahead = lane.pending.len() >= ahead_max;
             if let Ok(at) = lane.pending.binary_search_by_key(&position, |(it, _)| *it) {
                 lane.pending[at].1 = true;
             }
             lane.trim();
-        }
+            was_ahead && lane.must_read(ahead_max)
+        })
     }
 
-    /// [`finish`](Self::finish) for all of these, which are removed.
-    pub(crate) fn finish_all(&mut self, finished: &mut Vec<Token>) {
+    /// [`finish`](Self::finish) for all of these, which are removed; whether it is true for one.
+    pub(crate) fn finish_all(&mut self, finished: &mut Vec<Token>) -> bool {
+        let mut may_read = false;
         for Token {
             partition,
             position,
         } in finished.drain(..)
         {
-            self.finish(PartitionId(partition), Position(position));
+            may_read |= self.finish(PartitionId(partition), Position(position));
         }
+        may_read
     }
 
     /// Whether everything up to `passed` (by partition; what all tails have offered) is done, and no lane is being read.
@@ -318,7 +340,10 @@ impl Lane {
         }
     }
 
-    fn must_read(&self) -> bool {
+    fn must_read(&self, ahead_max: usize) -> bool {
+        if self.pending.len() >= ahead_max {
+            return false;
+        }
         match self.source {
             Source::Live => false,
             Source::Behind { .. } => true,

@@ -307,7 +307,10 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.held -= std::mem::take(&mut taken.done);
         match &mut inner.lanes {
-            Some(lanes) => lanes.finish_all(&mut taken.finished),
+            Some(lanes) => {
+                let may_read = lanes.finish_all(&mut taken.finished);
+                inner.has_unread |= may_read;
+            }
             None => taken.finished.clear(),
         }
         let mut found = false;

@@ -32,6 +32,7 @@ pub(crate) fn resume(
     stored: &StoredSession,
     messages: &HashMap<(PartitionId, Position), TailItem>,
     positions: &Positions,
+    ahead_max: usize,
 ) -> Resume {
     let subscriptions: Vec<_> = stored.subscriptions.iter().map(subscription).collect();
     let inflight = stored.inflight.iter();
@@ -62,7 +63,7 @@ pub(crate) fn resume(
     }
     // Before these there is nothing for the session.
     let since: Vec<_> = since.into_iter().collect();
-    let lanes = Lanes::resume(&stored.cursors, &since, inflight.collect());
+    let lanes = Lanes::resume(&stored.cursors, &since, inflight.collect(), ahead_max);
     Resume {
         filters: subscriptions
             .iter()

@@ -34,6 +34,10 @@ pub struct SessionConfig {
     pub receive_maximum: u16,
     /// Messages of QoS 1 and 2 on their way to one client, 1 to 65535; its own Receive Maximum may lower it. Default 256.
     pub inflight_max: u16,
+    /// Messages of one partition, QoS 1 and 2, that a session may get beyond the first that its client does not acknowledge, 1 to 50000. Past it
+    /// the client gets no more of that partition until it does: what it has acknowledged behind that one is remembered message by message.
+    /// Default 20000.
+    pub ahead_max: u32,
     /// The largest packet that a client may send, 1KiB to 8MiB, so that a message always fits into an entry of the log. Default 1MiB.
     pub max_packet_size: ByteSize,
     /// Subscriptions of one client; a SUBSCRIBE past it is refused with 0x97. Default 10000.
@@ -62,6 +66,7 @@ impl Default for SessionConfig {
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
             receive_maximum: limits.receive_maximum,
             inflight_max: limits.inflight_max,
+            ahead_max: 20_000,
             max_packet_size: ByteSize::b(u64::from(limits.packet_bytes_max)),
             max_subscriptions_per_client: limits.subscriptions_max,
             max_filters_per_packet: limits.filters_per_packet_max,
@@ -103,6 +108,11 @@ impl SessionConfig {
             "must be at least 1",
         );
         check("inflight_max", self.inflight_max > 0, "must be at least 1");
+        check(
+            "ahead_max",
+            (1..=50_000).contains(&self.ahead_max),
+            "must be from 1 to 50000",
+        );
         check(
             "max_packet_size",
             (1 << 10..=8 << 20).contains(&self.max_packet_size.as_u64()),
@@ -157,6 +167,11 @@ impl SessionConfig {
             packet_bytes_max: self.packet_bytes_max() as usize,
             ..magpie_codec::Limits::default()
         }
+    }
+
+    /// As the lanes take it.
+    pub(crate) fn ahead_max(&self) -> usize {
+        usize::try_from(self.ahead_max).unwrap_or(usize::MAX)
     }
 
     fn packet_bytes_max(&self) -> u32 {

@@ -324,11 +324,12 @@ impl Driver {
             attached.incarnation,
         )));
         let positions = &self.node.subscribers.positions;
+        let ahead_max = self.node.config.session.ahead_max();
         let resumed = attached
             .session
-            .map(|stored| resume(&stored, &unacknowledged, positions));
+            .map(|stored| resume(&stored, &unacknowledged, positions, ahead_max));
         let Some(resumed) = resumed else {
-            self.handle.mailbox.set_lanes(Lanes::default());
+            self.handle.mailbox.set_lanes(Lanes::new(ahead_max));
             self.node.durables.add(&self.handle);
             return None;
         };

@@ -24,6 +24,7 @@ fn resumed(floor: u64, done: &[u64], inflight: &[u64]) -> Lanes {
         &[cursor],
         &[],
         inflight.iter().map(|it| (P, at(*it))).collect(),
+        1000,
     )
 }
 
@@ -34,7 +35,7 @@ fn only(cursors: Vec<Cursor>) -> (u64, Vec<u64>) {
 
 #[test]
 fn a_new_lane_is_live_behind_its_subscription() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(1000);
     lanes.insert(P, at(10));
     assert!(!lanes.must_read());
     assert_eq!(lanes.offer(P, at(10), true), Offered::Known);
@@ -46,6 +47,25 @@ fn a_new_lane_is_live_behind_its_subscription() {
     lanes.finish(P, at(11));
     assert_eq!(only(lanes.cursors(nothing)), (12, vec![]));
     assert_eq!(only(lanes.cursors(|_| at(99))), (99, vec![]));
+}
+
+#[test]
+fn who_does_not_acknowledge_one_message_gets_no_more_than_so_many_behind_it() {
+    let mut lanes = Lanes::new(3);
+    lanes.insert(P, at(10));
+    for position in 11..14 {
+        assert_eq!(lanes.offer(P, at(position), true), Offered::Taken);
+    }
+    assert_eq!(lanes.offer(P, at(14), true), Offered::Deferred);
+    assert!(!lanes.finish(P, at(12)));
+    assert!(!lanes.finish(P, at(13)));
+    assert!(!lanes.must_read(), "the first one is open");
+    assert_eq!(only(lanes.cursors(|_| at(99))), (10, vec![12, 13]));
+    assert!(lanes.finish(P, at(11)));
+    assert_eq!(lanes.next_to_read(), Some((P, at(13))));
+    assert!(lanes.take_read(P, at(14)));
+    lanes.read_upto(P, at(14), false);
+    assert_eq!(lanes.offer(P, at(15), true), Offered::Taken);
 }
 
 /// A read may be ahead of the tail.
@@ -61,7 +81,7 @@ fn a_read_that_comes_after_the_lane_is_live_passes_over_nothing() {
 
 #[test]
 fn a_full_mailbox_turns_to_reading_and_back() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(1000);
     lanes.insert(P, at(0));
     assert_eq!(lanes.offer(P, at(1), true), Offered::Taken);
     assert_eq!(lanes.offer(P, at(2), false), Offered::Deferred);
@@ -148,7 +168,7 @@ fn a_lane_of_no_subscription_is_not_read_for_ever() {
         done: Vec::new(),
     };
     // Sent by a subscription that has gone since, and not acknowledged.
-    let mut lanes = Lanes::resume(&[cursor], &[], vec![(other, at(3))]);
+    let mut lanes = Lanes::resume(&[cursor], &[], vec![(other, at(3))], 1000);
     lanes.activate(&[(subscribed, at(9))]);
     assert_eq!(lanes.next_to_read(), Some((subscribed, at(7))));
     lanes.read_upto(subscribed, at(9), true);
@@ -160,7 +180,7 @@ fn a_lane_of_no_subscription_is_not_read_for_ever() {
 fn what_is_in_flight_is_open_in_whichever_order_it_was_sent() {
     // No cursor: the session got no further than where its subscription began. Or that has gone since.
     for since in [&[(P, at(9))][..], &[]] {
-        let mut lanes = Lanes::resume(&[], since, vec![(P, at(12)), (P, at(10))]);
+        let mut lanes = Lanes::resume(&[], since, vec![(P, at(12)), (P, at(10))], 1000);
         assert_eq!(only(lanes.cursors(nothing)), (9, vec![]));
         lanes.finish(P, at(12));
         assert_eq!(only(lanes.cursors(nothing)), (9, vec![12]));
@@ -169,7 +189,7 @@ fn what_is_in_flight_is_open_in_whichever_order_it_was_sent() {
 
 #[test]
 fn lanes_are_read_in_turn() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(1000);
     for partition in [1, 2, 3] {
         lanes.insert(PartitionId(partition), at(0));
     }
@@ -182,7 +202,7 @@ fn lanes_are_read_in_turn() {
 
 #[test]
 fn a_lane_knows_what_was_offered_before_it_fell_behind() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(1000);
     lanes.insert(P, at(10));
     assert!(!lanes.are_past(&[(P, at(40))], nothing));
     assert!(lanes.are_past(&[(P, at(40))], |_| at(40)));
@@ -222,7 +242,7 @@ proptest! {
     /// acknowledged, and never after.
     #[test]
     fn nothing_is_lost_doubled_or_reordered(steps in prop::collection::vec(step(), 1..300)) {
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::new(1000);
         lanes.insert(P, at(0));
         let (mut log, mut offered) = (0u64, 0u64);
         // Of this connection, in the order of delivery; and done for good.

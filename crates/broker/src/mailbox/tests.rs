@@ -226,7 +226,7 @@ fn ticket() -> Vec<Ticket> {
 #[test]
 fn who_is_about_to_go_misses_messages_and_knows_it() {
     let mailbox = mailbox(100, 1000);
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(1000);
     lanes.insert(PartitionId(0), Position(10));
     mailbox.set_lanes(lanes);
     mailbox.evict(Eviction::TakenOver);

@@ -96,6 +96,17 @@ impl TestClient {
         id: &str,
         greeting: Greeting,
     ) -> (Self, ConnAck) {
+        let (client, connack) = Self::try_greet(address, id, greeting).await;
+        assert_eq!(connack.reason, ReasonCode::Success);
+        (client, connack)
+    }
+
+    /// Asks to connect; gives the CONNACK, whatever it says.
+    pub(crate) async fn try_greet(
+        address: SocketAddr,
+        id: &str,
+        greeting: Greeting,
+    ) -> (Self, ConnAck) {
         let mut client = Self::open_as(address, greeting.version).await;
         let properties = ConnectProperties {
             session_expiry_interval_s: greeting.expiry_s,
@@ -114,10 +125,7 @@ impl TestClient {
         };
         client.send(&Packet::Connect(Box::new(connect))).await;
         match client.receive().await {
-            Packet::ConnAck(connack) => {
-                assert_eq!(connack.reason, ReasonCode::Success);
-                (client, connack)
-            }
+            Packet::ConnAck(connack) => (client, connack),
             other => panic!("not a CONNACK: {other:?}"),
         }
     }

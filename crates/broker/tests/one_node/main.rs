@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod client;
+mod limits;
 mod node;
 mod qos2;
 mod resume;
