@@ -6,7 +6,7 @@ use magpie_codec::Message;
 
 /// Milliseconds since 1970. For stamps and expiry only; nothing is ordered by it.
 pub(crate) fn wall_ms() -> u64 {
-    SystemTime::now()
+    magpie_failpoint::wall_clock()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

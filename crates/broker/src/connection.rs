@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use bytesize::ByteSize;
 use magpie_codec::{Decoder, Packet};
+use magpie_failpoint::fail_point;
 use magpie_session as session;
 use magpie_session::{CloseCause, Eviction};
 use serde::{Deserialize, Serialize};
@@ -320,6 +321,7 @@ impl Driver {
     }
 
     fn note_packet(&mut self, packet: &Packet) {
+        fail_point!("read", self.handle.about());
         match packet {
             Packet::Publish(publish) => self.received.count(publish.qos, publish.payload.len()),
             Packet::Connect(connect) => self.greet(connect),
@@ -346,6 +348,7 @@ impl Driver {
             let Some(delivery) = next else {
                 break;
             };
+            fail_point!("deliver", self.handle.about());
             self.session.handle_delivery(delivery, now);
             self.drain(now);
             has_any = true;

@@ -102,6 +102,11 @@ impl Handle {
         self.greeting.get().map(|greeting| &greeting.client)
     }
 
+    /// What the fail points of this connection are about.
+    pub(crate) fn about(&self) -> Option<&str> {
+        self.client().map(|client| &*client.0)
+    }
+
     /// Whether its session outlives its connection, as CONNECT said.
     pub(crate) fn is_durable(&self) -> bool {
         self.greeting

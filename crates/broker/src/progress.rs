@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use magpie_cluster::Cluster;
+use magpie_failpoint::fail_point;
 use magpie_state::{Cursor, Laggard, PartitionId, Position, Record, partition_of};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -160,11 +161,14 @@ async fn report(
             record
         }
     };
+    fail_point!("progress.composed", [partition.0.to_le_bytes()]);
     if let Err(error) = cluster.report_progress(partition, record.clone()).await {
         // It was not proposed: the same again, before anything newer. What is given up and unknown stays in the node's stream.
         debug!(%partition, %error, "progress not reported now");
         reported.unsent = Some(record);
+        return;
     }
+    fail_point!("progress.reported", [partition.0.to_le_bytes()]);
 }
 
 /// What has changed since the last report; `None` if nothing has.

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use magpie_state::partition::{
     AppendAnswer, OutboxBatch, PartitionAnswer, PartitionCommand, PartitionState,
@@ -288,7 +288,7 @@ impl Outbox {
 
 /// Wall clock, milliseconds since 1970.
 fn wall_ms() -> u64 {
-    SystemTime::now()
+    magpie_failpoint::wall_clock()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,6 +1,6 @@
 //! Reading retained messages of a partition, as of an index of its log.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use magpie_codec::{TopicFilter, TopicName};
@@ -176,7 +176,7 @@ impl Page {
     }
 
     fn into_items(self) -> RetainedPage {
-        let now_ms = SystemTime::now()
+        let now_ms = magpie_failpoint::wall_clock()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         let messages = self.messages.into_iter();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use magpie_cluster::{Detach, Handover};
+use magpie_failpoint::fail_point;
 use magpie_session::CloseCause;
 use magpie_state::{Departure, SessionProgress};
 use tokio::io::AsyncWriteExt;
@@ -137,6 +138,7 @@ async fn leave(node: &Shared, handle: &Arc<Handle>, end: End, last: Option<Sessi
     };
     poll_fn(|cx| handle.mailbox.poll_appended(cx)).await;
     if let Some(epoch) = handle.epoch() {
+        fail_point!("detach", handle.about());
         node.cluster.detach(Detach {
             client: client.clone(),
             epoch,

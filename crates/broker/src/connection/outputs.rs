@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use magpie_cluster::Attach;
 use magpie_codec::{Connect, EncodeError, Message, Packet, PublishHeader, ReasonCode};
+use magpie_failpoint::fail_point;
 use magpie_router::CacheLimits;
 use magpie_session::{Answer, Eviction, Note, Outcome, Output, Ticket};
 use magpie_state::{ClientId, Epoch, StoredWill};
@@ -40,8 +41,14 @@ impl Driver {
 
     fn act(&mut self, output: Output, now: Instant) {
         match output {
-            Output::Send(packet) => self.send(&packet),
-            Output::Deliver { header, message } => self.send_message(&header, &message),
+            Output::Send(packet) => {
+                fail_point!("send", self.handle.about());
+                self.send(&packet);
+            }
+            Output::Deliver { header, message } => {
+                fail_point!("send.publish", self.handle.about());
+                self.send_message(&header, &message);
+            }
             Output::Authenticate {
                 ticket,
                 credentials,
@@ -204,6 +211,7 @@ impl Driver {
     pub(super) fn handle_post(&mut self, post: Post, now: Instant) {
         match post {
             Post::Published { tickets, submitted } => {
+                fail_point!("answer.published", self.handle.about());
                 for (ordinal, ticket) in tickets.into_iter().enumerate() {
                     match publish::answer_to_submitted(&submitted, ordinal) {
                         Some(answer) => self.published(ticket, answer, now),
@@ -216,7 +224,10 @@ impl Driver {
                     self.published(ticket, publish::answer_to_forwarded(outcome), now);
                 }
             }
-            Post::Attached { ticket, result } => self.attached(ticket, result, now),
+            Post::Attached { ticket, result } => {
+                fail_point!("answer.attached", self.handle.about());
+                self.attached(ticket, result, now);
+            }
             Post::Watched { number, watched } => {
                 self.subscribing.watched(number, watched);
                 self.go_on_subscribing(now);
@@ -247,6 +258,7 @@ impl Driver {
                 is_stored,
             } => match is_stored {
                 Ok(()) => {
+                    fail_point!("answer.stored", self.handle.about());
                     for ticket in tickets {
                         self.session.handle_answer(ticket, answer.into(), now);
                     }
@@ -258,6 +270,7 @@ impl Driver {
                 is_released,
             } => {
                 if is_released {
+                    fail_point!("answer.released", self.handle.about());
                     self.session.handle_answer(ticket, Answer::Released, now);
                 } else {
                     self.session.handle_close(Eviction::Busy, now);

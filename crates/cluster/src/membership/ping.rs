@@ -1,6 +1,6 @@
 //! Asking every member, again and again, whether it lives and what it leads.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use magpie_state::{Incarnation, NodeId, StreamId};
 use tokio::time::Instant;
@@ -201,6 +201,6 @@ fn led_here<M: magpie_state::StateMachine>(
 
 /// Milliseconds since 1970.
 fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let since = magpie_failpoint::wall_clock().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use magpie_failpoint::fail_point;
 use magpie_state::{Position, Row, RowValue, StateMachine};
 use magpie_storage::{GroupId, KeyValue};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -298,6 +299,11 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
             }
             shared.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
             drop(state);
+            fail_point!(
+                "applied",
+                done.iter()
+                    .filter_map(|(_, answer, _)| Some(&answer.as_ref()?.0))
+            );
             for (index, answer, _) in &done {
                 if let Some((command, answer)) = answer {
                     shared.observer.applied(*index, command, answer);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use magpie_codec::TopicFilter;
+use magpie_failpoint::fail_point;
 use magpie_router::{Matches, Policy, Router};
 use magpie_state::partition::{
     Append, PartitionAnswer, PartitionCommand, PartitionState, ShareChoice, ShareMemberId,
@@ -156,6 +157,7 @@ pub(crate) async fn propose_append(
         records,
         ..
     } = batch;
+    fail_point!("leader.taken", [&records]);
     let choices = chooser
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use magpie_failpoint::fail_point;
 use magpie_state::partition::{AppendAnswer, Outcome, PartitionAnswer};
 use magpie_state::{ClientId, NodeId, PartitionId};
 use tokio::sync::mpsc;
@@ -307,6 +308,7 @@ impl Sender {
             members,
             sent: Instant::now(),
         };
+        fail_point!("stream.batched", [&batch.records]);
         self.next_seq += 1;
         self.unanswered.push_back(batch);
         true

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use magpie_failpoint::fail_point;
+
 use super::IDLE_AFTER;
 use super::Shared;
 use super::group::{Counted, Entry, Group, GroupCell, Landing, Place};
@@ -140,8 +142,12 @@ impl Committer {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        fail_point!("log.encoded", payloads(batch));
         self.write()?;
-        self.sync()
+        fail_point!("log.written", payloads(batch));
+        self.sync()?;
+        fail_point!("log.synced", payloads(batch));
+        Ok(())
     }
 
     /// Writes what needs no sync, and the watermark that later records would have carried.
@@ -497,6 +503,15 @@ fn record(kind: Kind, group: u32, index: u64, term: u64) -> Header {
         term,
         watermark: Position::default(),
     }
+}
+
+/// Of the entries of a batch: what fail points tell it by.
+fn payloads(batch: &[Operation]) -> impl Iterator<Item = &bytes::Bytes> {
+    let entries = batch.iter().filter_map(|operation| match &operation.what {
+        What::Append { entries, .. } => Some(entries),
+        _ => None,
+    });
+    entries.flatten().map(|entry| &entry.payload)
 }
 
 fn take_front<'a>(places: &mut &'a [Place], count: usize) -> &'a [Place] {
