@@ -1,5 +1,6 @@
 """Nodes as real processes on this machine, each on ports of its own."""
 
+import contextlib
 import json
 import os
 import random
@@ -22,7 +23,8 @@ READY_WITHIN_S = 60
 def free_ports(count):
     """So many consecutive free ports, below those that the system gives to outgoing connections."""
     for _ in range(200):
-        base = random.SystemRandom().randrange(20_000, 32_000 - count)
+        first, last = (int(port) for port in os.environ.get("OUTER_PORTS", "20000-32000").split("-"))
+        base = random.SystemRandom().randrange(first, last - count)
         sockets = []
         try:
             for port in range(base, base + count):
@@ -61,6 +63,7 @@ class Node:
         self.log = home / f"{name}.log"
         self.token = (home / "token").read_text()
         self.process = None
+        self.environment = {}
         self.arguments = [
             *(("ip", "netns", "exec", namespace) if namespace else ()),
             str(magpie), "start",
@@ -76,10 +79,16 @@ class Node:
             *flags,
         ]
 
+    def set_directory(self, directory):
+        """Before the first start."""
+        self.arguments[self.arguments.index(str(self.directory))] = str(directory)
+        self.directory = directory
+
     def start(self):
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **self.environment},
             )
 
     def readiness(self):
@@ -118,6 +127,7 @@ class Cluster:
 
     def __init__(self, magpie, count=3, flags=(), network=None):
         """With a network, each node is in a namespace of its own."""
+        self.keeps_home = False
         self.home = Path(tempfile.mkdtemp(prefix="magpie-outer-"))
         for secret in ("secret", "token"):
             (self.home / secret).write_text(f"{random.SystemRandom().getrandbits(128):032x}")
@@ -153,6 +163,19 @@ class Cluster:
                     node.process.wait(15)
                 except subprocess.TimeoutExpired:
                     node.kill()
+        if not self.keeps_home:
+            self.remove_home()
+
+    @contextlib.contextmanager
+    def keeping_home(self):
+        """The files outlive the nodes: until the end of this."""
+        self.keeps_home = True
+        try:
+            yield
+        finally:
+            self.remove_home()
+
+    def remove_home(self):
         if os.environ.get("KEEP_DATA"):
             say(f"       data and logs kept in {self.home}")
         else:
