@@ -11,12 +11,14 @@ reported, and are wrong only beyond ten times the aim.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections import Counter
 
+import disks
 import durable_faults
 from durable_rig import Rig, told
 from network import Network
@@ -39,46 +41,68 @@ def main():
     # Nodes and namespaces do not outlive this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     suite = Suite("durable", arguments.seed)
+    suite.magpie = arguments.magpie
+    rows = []
     if arguments.local or os.geteuid() != 0:
         say("       without namespaces: the network is not cut")
-        return with_network(suite, arguments, None)
-    with Network() as network:
-        return with_network(suite, arguments, network)
-
-
-def with_network(suite, arguments, network):
-    cluster = Cluster(arguments.magpie, network=network)
-    if not suite.step("three nodes start", lambda: cluster.__enter__() and None):
-        return suite.end()
-    rig = Rig(cluster, network, suite.random, suite.seed)
-    rows = []
-    try:
-        if suite.step("clients start and subscribe", rig.start):
-            for name, fault in faults_of(arguments, suite.random, network):
-                suite.step(name, trial, rig, name, fault, rows)
-    finally:
-        rig.stop()
-        cluster.__exit__(None, None, None)
+        with_network(suite, arguments, None, rows)
+    else:
+        with Network() as network:
+            with_network(suite, arguments, network, rows)
     show(rows)
     return suite.end()
 
 
-def faults_of(arguments, random, network):
-    """Name and function of each fault to be made, in order."""
-    possible = {name: fault for name, (fault, cuts, _) in durable_faults.FAULTS.items() if network or not cuts}
+def with_network(suite, arguments, network, rows):
+    faults = {name: fault for name, fault in durable_faults.FAULTS.items() if network or not fault[1]}
+    power, why_not = durable_faults.POWER_FAULTS, disks.why_not()
+    if why_not:
+        say(f"       without loss of power: {why_not}")
+        power = {}
     if arguments.only:
-        for name in arguments.only.split(";"):
-            check(name in possible, f"there is no fault {name!r}; there are: {', '.join(possible)}")
-            yield name, possible[name]
+        wanted = arguments.only.split(";")
+        unknown = [name for name in wanted if name not in faults and name not in power]
+        if not suite.step("the faults exist", check, not unknown, f"no {unknown}; there are: {', '.join([*faults, *power])}"):
+            return
+        with_cluster(suite, network, rows, [(name, faults[name][0]) for name in wanted if name in faults])
+        with_cluster(suite, network, rows, [(name, power[name][0]) for name in wanted if name in power], has_disks=True)
     elif arguments.minutes:
-        until = time.monotonic() + 60 * arguments.minutes
-        while time.monotonic() < until:
-            name = random.choice(list(possible))
-            yield name, possible[name]
+        # On disks that may lose power, if there can be some.
+        with_cluster(suite, network, rows, at_random({**faults, **power}, suite.random, arguments.minutes), has_disks=bool(power))
     else:
-        for name, fault in possible.items():
-            if arguments.all or durable_faults.FAULTS[name][2]:
-                yield name, fault
+        for some in (faults, power):
+            chosen = [(name, fault) for name, (fault, _, is_short) in some.items() if arguments.all or is_short]
+            with_cluster(suite, network, rows, chosen, has_disks=some is power)
+
+
+def at_random(faults, random, minutes):
+    until = time.monotonic() + 60 * minutes
+    while time.monotonic() < until:
+        name = random.choice(list(faults))
+        yield name, faults[name][0]
+
+
+def with_cluster(suite, network, rows, faults, has_disks=False):
+    """Makes these faults, names and functions, on a new cluster."""
+    if faults == []:
+        return
+    cluster = Cluster(suite.magpie, network=network)
+    with contextlib.ExitStack() as stack:
+        # Unmounted when the nodes are gone, and before their directories are.
+        own_disks = disks.Disks(cluster) if has_disks else None
+        if own_disks:
+            stack.enter_context(cluster.keeping_home())
+            stack.enter_context(own_disks)
+        if not suite.step("three nodes start" + (", each on a disk of its own" if has_disks else ""), lambda: cluster.__enter__() and None):
+            return
+        rig = Rig(cluster, network, suite.random, suite.seed, own_disks)
+        try:
+            if suite.step("clients start and subscribe", rig.start):
+                for name, fault in faults:
+                    suite.step(name, trial, rig, name, fault, rows)
+        finally:
+            rig.stop()
+            cluster.__exit__(None, None, None)
 
 
 def trial(rig, name, fault, rows):

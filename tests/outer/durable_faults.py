@@ -211,6 +211,36 @@ def rolling_restart(rig):
     return {"gap": rig.longest_gap(at, time.monotonic()), "gap_aim": 0.5, "told": f"each stopped within {max(stops):.1f} s"}
 
 
+def lose_power(number):
+    """Of so many nodes at once: what they did not sync is gone."""
+    def fault(rig):
+        nodes = rig.random.sample(rig.cluster.nodes, number)
+        disks = [rig.disks.by_node[node] for node in nodes]
+        at = time.monotonic()
+        for disk in disks:
+            disk.write_canary()
+        for node in nodes:
+            node.signal(signal.SIGSTOP)
+        for node in nodes:
+            wait_until(f"{node.name} is stopped", 2, lambda node=node: state_of_process(node) == "T")
+        for disk in disks:
+            disk.copy()
+        copied = time.monotonic() - at
+        for node in nodes:
+            kill(node)
+        left = [disk.replace() for disk in disks]
+        # Otherwise nothing was lost, and this was a kill -9.
+        check(not any(left), f"of files that were not synced, {left} bytes are left")
+        back = time.monotonic()
+        for node in nodes:
+            node.start()
+        connect = accepted(rig, nodes, back) if number > 1 else None
+        rig.cluster.wait_ready()
+        return {"connect": connect, "told": f"{', '.join(node.name for node in nodes)}; copied after {copied:.1f} s, canaries gone"}
+
+    return fault
+
+
 BOTH_WAYS = ((0, 1), (1, 0), (0, 2), (2, 0))
 
 # Name -> function, whether it cuts the network, whether it is in the short form.
@@ -235,4 +265,11 @@ FAULTS = {
     "all alone": (all_alone, True, False),
     "flapping": (cut(*BOTH_WAYS, flaps=True), True, False),
     "rolling restart": (rolling_restart, False, True),
+}
+
+# The same, of faults that need each node on a disk of its own.
+POWER_FAULTS = {
+    "power loss of one": (lose_power(1), False, True),
+    "power loss of two": (lose_power(2), False, False),
+    "power loss of all": (lose_power(3), False, True),
 }

@@ -16,7 +16,8 @@ DRAINED_WITHIN_S = 60
 class Rig:
     """Publishers, phones that sleep, stay or roam, and clients with wills, on random nodes of a cluster."""
 
-    def __init__(self, cluster, network, random, seed):
+    def __init__(self, cluster, network, random, seed, disks=None):
+        self.disks = disks
         self.cluster, self.network, self.random, self.seed = cluster, network, random, seed
         self.oracle, self.retained, self.wills = Oracle(self.path), Retained(), Wills(self.path_of_will)
         self.disturbed_until = 0.0
