@@ -231,6 +231,7 @@ class Trial:
                 check(time.monotonic() < until, f"{self.client} cannot come back within {BACK_WITHIN_S} s")
                 time.sleep(0.1)
                 continue
+            self.lost += 1
             check(expected is None or self.wire.present == expected, f"session present {self.wire.present}, not {expected}")
             return
 
@@ -241,7 +242,6 @@ class Trial:
             try:
                 return self.go_on()
             except Lost:
-                self.lost += 1
                 check(time.monotonic() < until, "the flow does not come to its end")
                 self.wire.close()
                 self.connect()
@@ -268,7 +268,7 @@ class Trial:
         raise NotImplementedError
 
     def told(self):
-        return f"{self.victim.name} died" + (f", the client came back {self.lost} times" if self.lost != 1 else "")
+        return f"{self.victim.name} died" + (f", the client came back {self.lost} times" if self.lost > 1 else "" if self.lost else ", the client stayed")
 
 
 class InboundQos2(Trial):
