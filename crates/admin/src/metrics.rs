@@ -219,6 +219,14 @@ fn describe() {
         "CONNECTs to this node that would have begun one session more than cluster.sessions_max"
     );
     describe_counter!(
+        "magpie_sessions_cut_total",
+        "Times that more waited for a session than session_bytes_max, and its oldest messages were lost to it"
+    );
+    describe_counter!(
+        "magpie_session_messages_lost_total",
+        "Messages that limits took from sessions that waited for them, each counted for each session"
+    );
+    describe_counter!(
         "magpie_session_entries_cut_total",
         "Positions and packet ids that were not stored with a session, because no correct node writes so many; should be 0"
     );

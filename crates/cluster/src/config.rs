@@ -49,6 +49,8 @@ pub struct Config {
     pub message_hold_bytes: u64,
     /// Sessions that outlive their connections, in the cluster; each partition admits its share. Default 5,000,000.
     pub sessions_max: u64,
+    /// Bytes of messages that may wait for one session; beyond, its oldest are lost to it. Default 256 MiB.
+    pub session_bytes_max: u64,
     /// Bytes that one link to a peer, or one stream into a partition, may have queued. Default 16 MiB.
     pub queue_bytes: usize,
     /// How long the last unsubscription of a filter waits before the other nodes are told. Default 30 s.
@@ -88,6 +90,7 @@ impl Default for Config {
             log_retain: Duration::from_secs(60),
             message_hold_bytes: 4 << 30,
             sessions_max: 5_000_000,
+            session_bytes_max: 256 << 20,
             queue_bytes: 16 << 20,
             route_linger: Duration::from_secs(30),
         }

@@ -9,6 +9,7 @@ mod follow;
 mod records;
 mod topic_index;
 mod topics;
+mod weigh;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,8 @@ use crate::raft::RaftGroup;
 use cache::Cache;
 use follow::Followed;
 pub(crate) use records::Records;
-pub(crate) use topic_index::Waiting;
+pub(crate) use topic_index::{Waiting, WaitingFor};
+pub(crate) use weigh::{Cut, Weight};
 
 /// Records of one answer to a question for positions, in bytes.
 const AT_BYTES: usize = 1 << 20;
@@ -55,6 +57,8 @@ pub(crate) struct Fetched {
 pub(crate) struct IndexSize {
     /// Messages above the trimmed index.
     pub(crate) young: u64,
+    /// Bytes of the records of those.
+    pub(crate) young_bytes: u64,
     /// Messages that were kept when the log was trimmed.
     pub(crate) kept: u64,
     /// Bytes of the records of those.
@@ -178,6 +182,7 @@ impl PartitionIndex {
         let index = &followed.index;
         IndexSize {
             young: u64::from(index.young_count()),
+            young_bytes: index.young_bytes(),
             kept: u64::from(index.kept_count()),
             kept_bytes: index.kept_bytes(),
             topics: index.topic_count() as u64,

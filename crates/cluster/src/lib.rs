@@ -32,6 +32,7 @@ mod stream;
 mod subscribe;
 mod tail;
 mod takeover;
+mod weigh;
 
 pub use config::{Config, ConfigError};
 pub use event::{Event, Events};

@@ -18,6 +18,7 @@ mod proto;
 mod replicas;
 mod retention_duty;
 mod service;
+mod session_bytes_duty;
 mod view;
 
 use std::collections::BTreeMap;

@@ -31,7 +31,7 @@ pub use command::PartitionCommand;
 pub use limits::PartitionLimits;
 pub use outbox::OutboxBatch;
 pub use retained::Retained;
-pub use sessions::TICK_MS_MAX;
+pub use sessions::{Loss, TICK_MS_MAX};
 pub use share_groups::ShareMemberId;
 pub use skipped::Skip;
 pub use stored_session::{SessionSummary, StoredSession};
@@ -155,6 +155,17 @@ impl PartitionState {
         self.sessions.len()
     }
 
+    /// Sessions that messages wait for and that are behind: without a connection, or with one that is not as far as the others of its node. At
+    /// most `limit`, from place `from` (at first 0) on, in an order of this replica; and the place to go on at.
+    #[must_use]
+    pub fn sessions_behind(
+        &self,
+        from: u32,
+        limit: usize,
+    ) -> (Vec<(ClientId, StoredSession)>, Option<u32>) {
+        self.sessions.behind(from, limit)
+    }
+
     /// Which partition this is, and of how many, once [configured](PartitionCommand::Configure).
     #[must_use]
     pub const fn configured(&self) -> Option<(PartitionId, u16)> {
@@ -249,6 +260,11 @@ impl StateMachine for PartitionState {
                 partitions,
             }) => self.configure(partition, partitions),
             Ok(PartitionCommand::Limit(limits)) => self.limit(limits),
+            Ok(PartitionCommand::LoseWaiting { losses }) => {
+                for loss in &losses {
+                    self.sessions.lose(loss, changed);
+                }
+            }
             Ok(PartitionCommand::Tick { elapsed_ms }) => self.sessions.tick(elapsed_ms, changed),
             Ok(PartitionCommand::OutboxDone { target, upto }) => {
                 self.outbox.done(target, upto, changed);

@@ -55,6 +55,8 @@ pub(crate) struct Details {
     waiting_bytes: u64,
     /// False: more wait than were counted.
     waiting_complete: bool,
+    /// Messages that limits have taken from it since it began.
+    lost_messages: u64,
 }
 
 #[derive(Serialize)]
@@ -190,6 +192,7 @@ impl Details {
             waiting_messages: waiting.messages,
             waiting_bytes: waiting.bytes,
             waiting_complete: waiting.is_complete,
+            lost_messages: session.lost,
         })
     }
 }

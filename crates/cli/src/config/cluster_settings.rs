@@ -37,6 +37,10 @@ pub(crate) struct ClusterSettings {
     /// begin one more is refused with 0x97 (version 3: 0x03), and counted in `magpie_sessions_refused_total`; one that resumes a session, or
     /// asks for none, is let in.
     pub(crate) sessions_max: u64,
+    /// Bytes of messages, headers included, that may wait for one session. Beyond, its oldest are lost to that session and to no other, counted
+    /// with it (`magpie ctl sessions show`) and in `magpie_session_messages_lost_total`. It is looked at about every ten seconds, and only while
+    /// more than that waits in the cluster at all: a session may be over it for a while.
+    pub(crate) session_bytes_max: ByteSize,
     /// Bytes that one link to another node, or one stream into a partition, may have queued. A full link drops QoS 0, and holds
     /// publishers of QoS 1 and 2 back.
     pub(crate) queue_bytes: ByteSize,
@@ -57,6 +61,7 @@ impl Default for ClusterSettings {
             log_retain: config.log_retain,
             message_hold_bytes: ByteSize::b(config.message_hold_bytes),
             sessions_max: config.sessions_max,
+            session_bytes_max: ByteSize::b(config.session_bytes_max),
             queue_bytes: ByteSize::b(config.queue_bytes as u64),
             route_linger: config.route_linger,
         }
@@ -79,6 +84,7 @@ impl ClusterSettings {
         config.log_retain = self.log_retain;
         config.message_hold_bytes = self.message_hold_bytes.as_u64();
         config.sessions_max = self.sessions_max;
+        config.session_bytes_max = self.session_bytes_max.as_u64();
         config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
         config.route_linger = self.route_linger;
     }

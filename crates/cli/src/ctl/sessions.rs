@@ -70,6 +70,7 @@ struct Details {
     waiting_messages: u64,
     waiting_bytes: u64,
     waiting_complete: bool,
+    lost_messages: u64,
 }
 
 #[derive(Deserialize)]
@@ -153,6 +154,7 @@ fn show(node: &NodeHttp, client: &str, json: bool) -> anyhow::Result<()> {
         "EXPIRES AFTER",
         "WAITING",
         "BYTES",
+        "LOST",
     ]);
     let or_more = if session.waiting_complete { "" } else { "+" };
     table.row([
@@ -161,6 +163,7 @@ fn show(node: &NodeHttp, client: &str, json: bool) -> anyhow::Result<()> {
         &expiry(session.expiry_s),
         &format!("{}{or_more}", session.waiting_messages),
         &format!("{}{or_more}", session.waiting_bytes),
+        &session.lost_messages,
     ]);
     println!("{table}");
     let mut table = Table::new(&["FILTER", "QOS", "ID"]);

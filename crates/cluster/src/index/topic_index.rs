@@ -1,5 +1,7 @@
 //! Which messages of a partition wait, by topic and in order: pure, fed by whoever reads the log.
 
+mod weigh;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -8,6 +10,9 @@ use magpie_state::Position;
 
 use super::columns::{Columns, Placed};
 use super::topics::{Age, Topics};
+
+pub(crate) use weigh::WaitingFor;
+pub(super) use weigh::Wanted;
 
 /// Topics that a search looks at before it rather goes through the messages.
 const TOPICS_LOOKED_AT: usize = 4096;
@@ -69,6 +74,7 @@ pub(super) struct TopicIndex {
     kept: Columns,
     young: Columns,
     kept_bytes: u64,
+    young_bytes: u64,
     /// Index up to which the log was trimmed: no message at or below it is young.
     trimmed: u64,
     /// Messages that a limit removed, the latest of them, in log order.
@@ -91,6 +97,11 @@ impl TopicIndex {
     /// Bytes of the records of kept messages.
     pub(super) const fn kept_bytes(&self) -> u64 {
         self.kept_bytes
+    }
+
+    /// Bytes of the records of young messages.
+    pub(super) const fn young_bytes(&self) -> u64 {
+        self.young_bytes
     }
 
     pub(super) const fn kept_count(&self) -> u32 {
@@ -131,6 +142,9 @@ impl TopicIndex {
             let chain = self.topics.chain_mut(topic, Age::Young);
             chain.count -= 1;
             chain.first = after.unwrap_or(chain.first);
+            let bytes = message.map_or(0, |message| u64::from(message.bytes));
+            chain.bytes -= bytes;
+            self.young_bytes -= bytes;
             while keep.next_if(|kept| *kept < position).is_some() {}
             if let (Some(_), Some(message)) = (keep.next_if_eq(&position), message) {
                 let Placed {
@@ -163,6 +177,7 @@ impl TopicIndex {
             {
                 self.kept.remove(number);
                 self.kept_bytes -= u64::from(message.bytes);
+                self.topics.chain_mut(message.topic, Age::Kept).bytes -= u64::from(message.bytes);
             }
         }
         while self.kept.len() > 0 && self.kept.message(self.kept.first()).is_none() {
@@ -335,7 +350,10 @@ impl TopicIndex {
                 self.kept_bytes += u64::from(found.bytes);
                 &mut self.kept
             }
-            Age::Young => &mut self.young,
+            Age::Young => {
+                self.young_bytes += u64::from(found.bytes);
+                &mut self.young
+            }
         };
         let Found {
             position,
@@ -356,6 +374,7 @@ impl TopicIndex {
         }
         chain.last = number;
         chain.count += 1;
+        chain.bytes += u64::from(bytes);
     }
 
     /// Merges the chains of some topics.

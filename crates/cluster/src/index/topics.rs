@@ -11,6 +11,8 @@ pub(super) struct Topics {
     by_name: BTreeMap<TopicName, u32>,
     topics: Vec<Topic>,
     free: Vec<u32>,
+    /// Changes whenever a number gets another meaning.
+    generation: u64,
 }
 
 /// A topic's messages among the kept ones, and among the young ones.
@@ -28,6 +30,8 @@ pub(super) struct Chain {
     pub(super) first: u32,
     pub(super) last: u32,
     pub(super) count: u32,
+    /// Of the records of those that are not gone.
+    pub(super) bytes: u64,
 }
 
 /// Which of a topic's two chains.
@@ -43,6 +47,11 @@ impl Topics {
         self.by_name.len()
     }
 
+    /// Changes whenever a number gets another meaning.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Numbers are below this.
     pub(super) fn end(&self) -> usize {
         self.topics.len()
@@ -56,6 +65,7 @@ impl Topics {
         if let Some(number) = self.by_name.get(name) {
             return *number;
         }
+        self.generation += 1;
         // Names are slices of log entries.
         let name = name.compact();
         let topic = Topic {

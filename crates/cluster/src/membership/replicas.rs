@@ -60,6 +60,7 @@ impl Membership {
         self.watch_failure(group.fatal());
         inner.groups.insert(partition, group.clone());
         tokio::spawn(self.clone().keep_time(group.clone()));
+        tokio::spawn(self.clone().limit_session_bytes(partition, group.clone()));
         tokio::spawn(self.clone().retain_what_is_needed(partition, group.clone()));
         tokio::spawn(self.clone().tend(partition, group));
         tracing::debug!(%partition, "replica started");

@@ -102,6 +102,15 @@ impl proto::partitions_server::Partitions for PartitionService {
             .map(Response::new)
     }
 
+    async fn weigh(
+        &self,
+        request: Request<proto::WeighRequest>,
+    ) -> Result<Response<proto::WeighReply>, Status> {
+        crate::weigh::serve(&self.groups, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn tail(
         &self,
         request: Request<Streaming<proto::TailRequest>>,

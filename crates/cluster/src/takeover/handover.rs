@@ -94,6 +94,7 @@ mod tests {
             session_expiry_s: 60,
             subscriptions: Vec::new(),
             cursors: Vec::new(),
+            lost: 0,
         };
         let progress = SessionProgress {
             cursors: vec![Cursor {
@@ -129,6 +130,7 @@ mod tests {
             session_expiry_s: 60,
             subscriptions: Vec::new(),
             cursors: Vec::new(),
+            lost: 0,
         };
         let progress = SessionProgress {
             cursors: Vec::new(),

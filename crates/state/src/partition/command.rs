@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::append::Append;
 use super::limits::PartitionLimits;
+use super::sessions::Loss;
 use crate::wire::{
     put_count, put_stream, read_list, read_stream, read_u8, read_u16, read_u32, read_u64,
 };
@@ -35,6 +36,11 @@ pub enum PartitionCommand {
     /// What this partition takes at most, from now on. Proposed by a leader whose configuration says so while the state
     /// [knows](super::PartitionState::limits) something else.
     Limit(PartitionLimits),
+    /// Too much waits for some Sessions that are stored here.
+    LoseWaiting {
+        /// One per Session.
+        losses: Vec<Loss>,
+    },
     /// Time passed, by a leader's monotonic clock. Proposed about once a second while the state [has timers](super::PartitionState::has_timers).
     Tick {
         /// Since the leader's last tick; more than [`TICK_MS_MAX`](super::TICK_MS_MAX) counts as that.
@@ -76,6 +82,7 @@ const TRIM: u8 = 7;
 const FORGET: u8 = 8;
 const LOSE: u8 = 9;
 const LIMIT: u8 = 20;
+const LOSE_WAITING: u8 = 21;
 
 impl PartitionCommand {
     /// The command's bytes, as they stand in the log.
@@ -107,6 +114,11 @@ impl PartitionCommand {
             Self::Limit(limits) => {
                 out.put_u8(LIMIT);
                 limits.encode(&mut out);
+            }
+            Self::LoseWaiting { losses } => {
+                out.put_u8(LOSE_WAITING);
+                put_count(&mut out, losses.len());
+                losses.iter().for_each(|loss| loss.encode(&mut out));
             }
             Self::Tick { elapsed_ms } => {
                 out.put_u8(TICK);
@@ -156,6 +168,9 @@ impl PartitionCommand {
                 },
             },
             LIMIT => Self::Limit(PartitionLimits::decode(buf)?),
+            LOSE_WAITING => Self::LoseWaiting {
+                losses: read_list(buf, "losses", Loss::decode)?,
+            },
             TICK => Self::Tick {
                 elapsed_ms: read_u32(buf, "elapsed time")?,
             },

@@ -14,6 +14,7 @@ mod cursors;
 mod deliveries;
 mod interest;
 mod lifecycle;
+mod losses;
 mod progress;
 mod row;
 mod session;
@@ -27,6 +28,7 @@ use bytes::{BufMut, Bytes};
 use magpie_codec::TopicName;
 
 pub(super) use lifecycle::{Ending, Full, NewConnection};
+pub use losses::Loss;
 pub use timers::TICK_MS_MAX;
 
 use self::session::Session;
@@ -112,7 +114,31 @@ impl Sessions {
             subscriptions: session.subscriptions.iter().map(|it| it.stored()).collect(),
             cursors,
             inflight,
+            lost: session.lost(),
         })
+    }
+
+    /// Sessions that messages wait for and that are behind: without a connection, or with one that is not as far as the others of its node.
+    /// At most `limit`, from place `from` on, in no order that another replica would share; and where to go on.
+    pub(super) fn behind(
+        &self,
+        from: u32,
+        limit: usize,
+    ) -> (Vec<(ClientId, StoredSession)>, Option<u32>) {
+        let mut found = Vec::new();
+        for (number, session) in self.table.iter_from(from) {
+            if found.len() >= limit {
+                return (found, Some(number));
+            }
+            let is_joined = session.attachment.as_ref().is_some_and(|it| it.is_joined);
+            if is_joined || !session.subscriptions.iter().any(|it| it.holds_messages()) {
+                continue;
+            }
+            let client = session.client_id();
+            let stored = self.stored(&client);
+            found.extend(stored.map(|stored| (client, stored)));
+        }
+        (found, None)
     }
 
     pub(super) fn after(&self, after: Option<&ClientId>, limit: usize) -> Vec<SessionSummary> {

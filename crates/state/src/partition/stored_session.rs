@@ -3,7 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::record::{put_cursors, put_inflight, read_cursors, read_inflight};
-use crate::wire::{put_count, put_stream, read_epoch, read_list, read_stream, read_u8, read_u32};
+use crate::wire::{
+    put_count, put_stream, read_epoch, read_list, read_stream, read_u8, read_u32, read_u64,
+};
 use crate::{ClientId, Cursor, DecodeError, Epoch, Inflight, StoredSubscription, StreamId};
 
 /// A Session as its partition holds it.
@@ -21,6 +23,8 @@ pub struct StoredSession {
     pub cursors: Vec<Cursor>,
     /// What is on its way and not done, in the order of the first sending.
     pub inflight: Vec<Inflight>,
+    /// Messages that limits have taken from it since it began; where that is not known exactly, not less than there were.
+    pub lost: u64,
 }
 
 /// A Session in a list of them.
@@ -56,6 +60,7 @@ impl StoredSession {
         }
         put_cursors(&mut out, &self.cursors);
         put_inflight(&mut out, &self.inflight);
+        out.put_u64_le(self.lost);
         out.freeze()
     }
 
@@ -75,6 +80,7 @@ impl StoredSession {
             subscriptions: read_list(buf, "subscriptions", StoredSubscription::decode)?,
             cursors: read_cursors(buf)?,
             inflight: read_inflight(buf)?,
+            lost: read_u64(buf, "lost messages")?,
         })
     }
 }

@@ -18,6 +18,7 @@ const JOINED: u8 = 4;
 const WILL: u8 = 8;
 const DELAYED_WILL: u8 = 16;
 const DISPLACED_WILL: u8 = 32;
+const LOST: u8 = 64;
 
 pub(super) fn encode(session: &Session) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
@@ -32,7 +33,8 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
             | flag(attachment.is_some_and(|it| it.is_joined), JOINED)
             | flag(will.is_some(), WILL)
             | flag(displaced.is_some(), DISPLACED_WILL)
-            | flag(delayed.is_some(), DELAYED_WILL),
+            | flag(delayed.is_some(), DELAYED_WILL)
+            | flag(session.lost() > 0, LOST),
     );
     out.put_u64_le(session.incarnation.0);
     out.put_u32_le(session.expiry_s);
@@ -48,6 +50,9 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
     for will in displaced.into_iter().chain(delayed) {
         out.put_u64_le(will.due);
         put_bytes(&mut out, &will.record);
+    }
+    if session.lost() > 0 {
+        out.put_u64_le(session.lost());
     }
     put_count(&mut out, session.subscriptions.len());
     for it in &session.subscriptions {
@@ -81,6 +86,10 @@ pub(super) fn decode(client: &ClientId, buf: &mut Bytes) -> Result<Session, Deco
         }));
     }
     let delayed = read_delayed(buf, flags & DELAYED_WILL != 0)?;
+    let lost = match flags & LOST {
+        0 => 0,
+        _ => read_u64(buf, "lost messages")?,
+    };
     let subscriptions = read_list(buf, "subscriptions", |buf| {
         StoredSubscription::decode(buf).map(|stored| Subscription::new(&stored))
     })?;
@@ -88,10 +97,11 @@ pub(super) fn decode(client: &ClientId, buf: &mut Bytes) -> Result<Session, Deco
     session.cursors = read_cursors(buf)?.into();
     let mut inflight = read_inflight(buf)?;
     inflight.shrink_to_fit();
-    if delayed.is_some() || !inflight.is_empty() {
+    if delayed.is_some() || !inflight.is_empty() || lost > 0 {
         session.rare = Some(Box::new(Rare {
             inflight,
             will: delayed,
+            lost,
         }));
     }
     Ok(session)

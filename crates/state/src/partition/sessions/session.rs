@@ -61,6 +61,8 @@ pub(super) struct Rare {
     /// In the order of the first sending. May hold ones that are done by now: see [`Session::prune`].
     pub(super) inflight: Vec<Inflight>,
     pub(super) will: Option<DelayedWill>,
+    /// Messages that limits have taken from it.
+    pub(super) lost: u64,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,17 @@ impl Session {
         }
     }
 
+    pub(super) fn lost(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.lost)
+    }
+
+    pub(super) fn add_lost(&mut self, messages: u64) {
+        if messages > 0 {
+            let lost = &mut self.rare.get_or_insert_default().lost;
+            *lost = lost.saturating_add(messages);
+        }
+    }
+
     pub(super) fn take_delayed_will(&mut self) -> Option<DelayedWill> {
         let will = self.rare.as_mut()?.will.take();
         self.drop_rare();
@@ -123,7 +136,7 @@ impl Session {
 
     fn drop_rare(&mut self) {
         if let Some(rare) = &mut self.rare {
-            if rare.inflight.is_empty() && rare.will.is_none() {
+            if rare.inflight.is_empty() && rare.will.is_none() && rare.lost == 0 {
                 self.rare = None;
             } else {
                 rare.inflight.shrink_to_fit();
@@ -193,6 +206,20 @@ impl Subscription {
             // A filter with a wildcard concerns every partition.
             None => self.filter.contains(['+', '#']).then_some(Position::START),
         }
+    }
+
+    /// Messages of a partition up to a place do not belong to it any more.
+    pub(super) fn begin_behind(&mut self, partition: PartitionId, upto: Position) {
+        if self.since(partition).is_none_or(|since| since >= upto) {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.since).into_vec();
+        match all.iter_mut().find(|(of, _)| *of == partition) {
+            Some((_, since)) => *since = upto,
+            None => all.push((partition, upto)),
+        }
+        all.sort_unstable();
+        self.since = all.into();
     }
 
     /// Whether messages wait for it while nobody is connected: at QoS 0 none does, and those of a share group wait for the group.

@@ -69,6 +69,14 @@ impl Table {
             .expect("a number is dropped with its row")
     }
 
+    /// As [`iter`](Self::iter), from a number on.
+    pub(super) fn iter_from(&self, from: u32) -> impl Iterator<Item = (u32, &Session)> {
+        let slots = self.slots.get(from as usize..).unwrap_or_default();
+        (from..)
+            .zip(slots)
+            .filter_map(|(number, slot)| Some((number, slot.as_deref()?)))
+    }
+
     /// In no order that another replica would share.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Session)> {
         (0..)

@@ -134,3 +134,106 @@ fn what_no_correct_node_writes_does_not_make_a_row_grow() {
     assert_eq!(replica.session("phone").unwrap().inflight.len(), 65_535);
     assert_eq!(replica.state.entries_cut(), 2 * (70_000 - 65_535));
 }
+
+#[test]
+fn what_waits_too_much_is_lost_to_that_session_alone_and_what_is_in_flight_goes_on() {
+    let mut replica = Replica::configured();
+    let since = [(THERE, Position::at(10, 0))];
+    for id in ["phone", "other"] {
+        let attached = replica.connect(A1, id, true, 60, None);
+        let to = subscription("a", QoS::ExactlyOnce, &since);
+        replica.send(A1, &[subscribe(id, attached.epoch, to)]);
+    }
+    let epoch = replica.session("phone").unwrap().attached.unwrap().0;
+    let binding = crate::Binding {
+        packet_id: packet_id(7),
+        partition: THERE,
+        position: Position::at(12, 0),
+    };
+    replica.send(
+        A1,
+        &[Record::Bind {
+            client: client("phone"),
+            epoch,
+            bindings: vec![binding],
+        }],
+    );
+    replica.send(A1, &[detach("phone", epoch, true)]);
+    let session = replica.session("phone").unwrap();
+    let loss = Loss {
+        client: client("phone"),
+        session: session.session,
+        epoch: None,
+        upto: vec![(THERE, Position::at(20, 3))],
+        messages: 9,
+    };
+    let lose = |replica: &mut Replica, loss: &Loss| {
+        replica.apply(&PartitionCommand::LoseWaiting {
+            losses: vec![loss.clone()],
+        });
+    };
+    // Of another connection, or another session of that client: it is looked at anew.
+    lose(
+        &mut replica,
+        &Loss {
+            epoch: Some(epoch),
+            ..loss.clone()
+        },
+    );
+    lose(
+        &mut replica,
+        &Loss {
+            session: Epoch(1),
+            ..loss.clone()
+        },
+    );
+    assert_eq!(replica.session("phone").unwrap().lost, 0);
+
+    lose(&mut replica, &loss);
+    let session = replica.session("phone").unwrap();
+    assert_eq!(session.lost, 9);
+    assert_eq!(
+        session.subscriptions[0].since,
+        [(THERE, Position::at(20, 3))]
+    );
+    assert_eq!(session.inflight.len(), 1, "under its packet id");
+    assert_eq!(replica.state.inflight_in(THERE), [Position::at(12, 0)]);
+    assert_eq!(replica.session("other").unwrap().lost, 0);
+    assert_eq!(
+        replica.state.needed_above(THERE, &topic("a")),
+        Some(Position::at(10, 0)),
+        "by the other"
+    );
+
+    // Nothing is set back, and the count adds up.
+    lose(
+        &mut replica,
+        &Loss {
+            upto: vec![(THERE, Position::at(15, 0))],
+            messages: 1,
+            ..loss
+        },
+    );
+    let session = replica.session("phone").unwrap();
+    assert_eq!(session.lost, 10);
+    assert_eq!(
+        session.subscriptions[0].since,
+        [(THERE, Position::at(20, 3))]
+    );
+    let phone = replica.connect(B1, "phone", false, 60, None);
+    assert!(phone.session_present);
+    replica.send(
+        B1,
+        &[Record::Received {
+            client: client("phone"),
+            epoch: phone.epoch,
+            packet_ids: vec![packet_id(7)],
+        }],
+    );
+    assert_eq!(
+        replica.session("phone").unwrap().inflight[0].stage,
+        Stage::Released
+    );
+    let behind = replica.state.sessions_behind(0, 1);
+    assert_eq!((behind.0.len(), behind.1.is_some()), (1, true));
+}

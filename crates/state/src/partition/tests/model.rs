@@ -71,6 +71,11 @@ enum Op {
     Limit {
         sessions_max: Option<u64>,
     },
+    LoseWaiting {
+        client: usize,
+        place: (bool, u64),
+        is_stale: bool,
+    },
     Tick,
     Publish {
         client: usize,
@@ -111,8 +116,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (client.clone(), 1..4u16).prop_map(|(client, number)| Op::Received { client, number }),
         3 => (stream.clone(), 0..POSITIONS, 0..POSITIONS, prop::option::of(client.clone())).prop_map(
             |(stream, here, there, joined)| Op::Floors { stream, here, there, joined }),
-        2 => (client.clone(), place, prop::option::of(1..POSITIONS)).prop_map(
+        2 => (client.clone(), place.clone(), prop::option::of(1..POSITIONS)).prop_map(
             |(client, place, done)| Op::Lag { client, place, done }),
+        2 => (client.clone(), place, prop::bool::weighted(0.1)).prop_map(|(client, place, is_stale)| {
+            Op::LoseWaiting { client, place, is_stale }
+        }),
         1 => stream.prop_map(|stream| Op::EndStream { stream }),
         1 => prop::option::of(0..3u64).prop_map(|sessions_max| Op::Limit { sessions_max }),
         3 => Just(Op::Tick),
@@ -147,6 +155,7 @@ struct Model {
     done: BTreeSet<(PartitionId, Position)>,
     floors: BTreeMap<PartitionId, Position>,
     inflight: Vec<(u16, (PartitionId, Position), Stage)>,
+    lost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -390,6 +399,11 @@ impl Pair {
                 self.real.apply(&PartitionCommand::EndStream { stream });
                 self.model.end_stream(stream);
             }
+            Op::LoseWaiting {
+                client,
+                place: upto,
+                is_stale,
+            } => self.lose(CLIENTS[client], place(upto), is_stale),
             Op::Limit { sessions_max } => {
                 self.model.sessions_max = sessions_max;
                 let limits = PartitionLimits {
@@ -410,6 +424,45 @@ impl Pair {
             } => self.publish(CLIENTS[client], number, retain, is_empty),
             Op::Release { client, number } => self.release(CLIENTS[client], number),
         }
+    }
+
+    fn lose(
+        &mut self,
+        client: &'static str,
+        (partition, upto): (PartitionId, Position),
+        is_stale: bool,
+    ) {
+        let known = self.model.sessions.get_mut(client);
+        let session = known.as_ref().map_or(Epoch(1), |known| known.incarnation);
+        let attached = known.as_ref().and_then(|known| known.attached);
+        let epoch = match is_stale {
+            true => Some(Epoch(1)),
+            false => attached.map(|(epoch, _)| epoch),
+        };
+        let loss = Loss {
+            client: super::client(client),
+            session,
+            epoch,
+            upto: vec![(partition, upto)],
+            messages: 1,
+        };
+        if let Some(known) = known.filter(|_| !is_stale) {
+            for (qos, since) in known.subscriptions.values_mut() {
+                if *qos > QoS::AtMostOnce
+                    && let Some(since) = since.get_mut(&partition)
+                {
+                    *since = upto.max(*since);
+                }
+            }
+            known.lost += 1;
+            let open = known.inflight.iter().map(|(_, place, _)| *place);
+            let open = open.filter(|(of, at)| *of == partition && *at <= upto);
+            let open = open.filter(|place| !known.is_done(*place));
+            let first = open.map(|(_, at)| at).min();
+            known.raise(partition, first.map_or(upto, |first| Position(first.0 - 1)));
+        }
+        self.real
+            .apply(&PartitionCommand::LoseWaiting { losses: vec![loss] });
     }
 
     fn attach(
@@ -483,6 +536,7 @@ impl Pair {
             done: BTreeSet::new(),
             floors: BTreeMap::new(),
             inflight: Vec::new(),
+            lost: 0,
         });
         session.expiry_s = expiry_s;
         session.attached = Some((attached.epoch, stream));
@@ -801,6 +855,7 @@ fn compare_session(client: &str, real: &StoredSession, model: &Model) {
     assert_eq!(real.session, model.incarnation);
     assert_eq!(real.attached, model.attached);
     assert_eq!(real.session_expiry_s, model.expiry_s);
+    assert_eq!(real.lost, model.lost);
     let subscriptions: BTreeMap<_, _> = real
         .subscriptions
         .iter()

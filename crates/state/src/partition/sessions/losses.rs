@@ -1,0 +1,91 @@
+//! What Sessions lose to limits.
+
+use super::super::Changed;
+use super::{Sessions, cursors, key};
+use crate::wire::{
+    put_count, put_place, put_text, read_client, read_epoch, read_list, read_place, read_u8,
+    read_u64,
+};
+use crate::{ClientId, Cursor, DecodeError, Epoch, PartitionId, Position};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// What waits for one Session and is too much: it is lost to that Session, and to no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Whose.
+    pub client: ClientId,
+    /// Incarnation of the Session.
+    pub session: Epoch,
+    /// The connection that was attached when it was looked at: with another one, or none, it is looked at again.
+    pub epoch: Option<Epoch>,
+    /// Up to and including these positions nothing waits any more, but for what is in flight.
+    pub upto: Vec<(PartitionId, Position)>,
+    /// How many messages these were then.
+    pub messages: u64,
+}
+
+impl Loss {
+    pub(in super::super) fn encode(&self, out: &mut BytesMut) {
+        put_text(out, &self.client.0);
+        out.put_u64_le(self.session.0);
+        out.put_u8(u8::from(self.epoch.is_some()));
+        out.put_u64_le(self.epoch.unwrap_or_default().0);
+        put_count(out, self.upto.len());
+        self.upto.iter().for_each(|place| put_place(out, *place));
+        out.put_u64_le(self.messages);
+    }
+
+    pub(in super::super) fn decode(buf: &mut Bytes) -> Result<Self, DecodeError> {
+        Ok(Self {
+            client: read_client(buf)?,
+            session: read_epoch(buf)?,
+            epoch: {
+                let is_attached = read_u8(buf, "attached")? != 0;
+                let epoch = read_epoch(buf)?;
+                is_attached.then_some(epoch)
+            },
+            upto: read_list(buf, "places", read_place)?,
+            messages: read_u64(buf, "messages")?,
+        })
+    }
+}
+
+impl Sessions {
+    /// A Session's oldest messages are too many. A reader that got further meanwhile is not set back.
+    pub(in super::super) fn lose(&mut self, loss: &Loss, changed: &mut Changed) {
+        let Some(number) = self.table.find(&loss.client.0) else {
+            return;
+        };
+        let session = self.table.at_mut(number);
+        let epoch = session.attached().map(|(epoch, _)| epoch);
+        if session.incarnation != loss.session || epoch != loss.epoch {
+            return;
+        }
+        changed.insert(key(&session.client));
+        let now = self.cursors(self.table.at(number));
+        let session = self.table.at_mut(number);
+        let mut own = session.cursors.to_vec();
+        for (partition, upto) in &loss.upto {
+            // What is in flight goes on under its Packet Identifier: the floor stays below it, and the subscriptions begin behind it.
+            for subscription in &mut session.subscriptions {
+                if subscription.holds_messages() {
+                    subscription.begin_behind(*partition, *upto);
+                }
+            }
+            let here = session.inflight().iter();
+            let here = here.filter(|it| it.partition == *partition && it.position <= *upto);
+            let here = here.filter(|it| !cursors::is_done(&now, it.partition, it.position));
+            let first = here.map(|it| it.position).min();
+            let floor = first.map_or(*upto, |first| Position(first.0.saturating_sub(1)));
+            let cursor = Cursor {
+                partition: *partition,
+                floor,
+                done: Vec::new(),
+            };
+            cursors::merge(&mut own, &[cursor]);
+        }
+        session.cursors = own.into();
+        session.add_lost(loss.messages);
+    }
+}
