@@ -21,9 +21,9 @@ mod service;
 mod session_bytes_duty;
 mod view;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use magpie_state::control::{ControlState, Member, MemberState, Settings};
 use magpie_state::partition::PartitionState;
@@ -38,6 +38,7 @@ use crate::identity_file::IdentityFile;
 use crate::leaders::Leaders;
 use crate::raft::{Observer, Registry};
 use crate::rpc::{Channels, Guard, Identity};
+use crate::stream::Stream;
 use crate::{Config, Event, Readiness, StartError};
 use paced::Paced;
 use peers::Peers;
@@ -101,6 +102,10 @@ struct Inner {
     waiting: Paced,
     /// Held while this node takes on a cluster, which it does once.
     taking_on: tokio::sync::Mutex<()>,
+    /// This node's streams into all partitions, once it has them.
+    streams: OnceLock<Vec<Stream>>,
+    /// Lives that no partition takes anything from.
+    refused: Mutex<BTreeSet<StreamId>>,
     /// Lives of the members as this node knows them, for the doorkeeper.
     lives: Arc<arc_swap::ArcSwap<BTreeMap<NodeId, (Incarnation, MemberState)>>>,
 }
@@ -138,6 +143,8 @@ impl Membership {
                 is_draining: AtomicBool::new(false),
                 waiting: Paced::default(),
                 taking_on: tokio::sync::Mutex::default(),
+                streams: OnceLock::new(),
+                refused: Mutex::default(),
                 lives: Arc::default(),
             }),
         };
@@ -164,6 +171,11 @@ impl Membership {
     /// This node.
     pub(crate) fn node(&self) -> NodeId {
         self.inner.identity.node
+    }
+
+    /// The way into all partitions. Called once, when they are known.
+    pub(crate) fn lead_through(&self, streams: Vec<Stream>) {
+        let _ = self.inner.streams.set(streams);
     }
 
     /// This node in this life.

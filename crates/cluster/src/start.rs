@@ -284,6 +284,7 @@ impl Parts {
         let streams: Vec<Stream> = partitions()
             .map(|partition| Stream::start(partition, streams.clone()))
             .collect();
+        self.membership.lead_through(streams.clone());
         Formed {
             read_indexes: partitions()
                 .map(|partition| ReadIndexes::start(partition, reads.clone()))

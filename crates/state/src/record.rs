@@ -144,6 +144,13 @@ pub enum Record {
         /// As in the fence.
         epoch: Epoch,
     },
+    /// That life of a node is over: take nothing more from it. What it held stays as it is until the partition's leader
+    /// [ends it](crate::partition::PartitionCommand::EndStream), which it does when no partition takes anything from it any more: whoever
+    /// gets what it held then, finds that nothing can come from before.
+    Refuse {
+        /// Which life.
+        stream: StreamId,
+    },
     /// A connection of the sending node takes part in a share group.
     JoinShare {
         /// `$share/{name}/{filter}`.
@@ -175,6 +182,7 @@ mod kind {
     pub(super) const RECEIVED: u8 = 11;
     pub(super) const PROGRESS: u8 = 12;
     pub(super) const RELEASE: u8 = 13;
+    pub(super) const REFUSE: u8 = 17;
 }
 
 impl Record {

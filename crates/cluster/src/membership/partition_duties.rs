@@ -2,17 +2,19 @@
 //! leadership to the preferred node, and ends streams whose life is over.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use magpie_state::control::MemberState;
 use magpie_state::partition::{PartitionCommand, PartitionState};
-use magpie_state::{NodeId, PartitionId, StreamId};
+use magpie_state::{NodeId, PartitionId, Record, StreamId};
 use tokio::time::Instant;
 
 use super::Membership;
 use super::control_duties::CAUGHT_UP;
 use crate::groups::group_of;
 use crate::raft::{Metrics, RaftGroup};
+use crate::stream::{Done, Stopping};
 
 /// Between rounds.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -22,6 +24,8 @@ const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 const TRANSFER_WITHIN: Duration = Duration::from_secs(2);
 /// Whether streams are over is looked at when the members change, and so often besides.
 const END_EVERY: Duration = Duration::from_secs(10);
+/// Lives that are remembered as refused everywhere; one that is not is refused once more.
+const REFUSED_MAX: usize = 256;
 
 type Partition = RaftGroup<PartitionState>;
 
@@ -217,6 +221,7 @@ impl Membership {
             holders.filter(|stream| state.is_over(*stream)).collect()
         });
         for stream in over {
+            self.refuse_everywhere(stream).await;
             tracing::debug!(group = %group.group(), node = %stream.node, life = %stream.incarnation, "ending a stream");
             let command = PartitionCommand::EndStream { stream }.encode();
             let proposal = tokio::time::timeout(CHANGE_WITHIN, group.propose(command));
@@ -225,6 +230,37 @@ impl Membership {
             }
         }
         term.ended = Some((lives, Instant::now()));
+    }
+
+    /// Before what a life held is given to others, no partition takes anything from it any more: a late batch of it could land behind
+    /// what they do. A partition that does not answer in time has no leader that could take one.
+    async fn refuse_everywhere(&self, stream: StreamId) {
+        let known = |this: &Self| {
+            let refused = &this.inner.refused;
+            refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&stream)
+        };
+        let Some(streams) = self.inner.streams.get().filter(|_| !known(self)) else {
+            return;
+        };
+        let record = [Record::Refuse { stream }];
+        let refusals = streams.iter().map(|into| into.commit(&record));
+        let refused =
+            tokio::time::timeout(CHANGE_WITHIN, futures::future::join_all(refusals)).await;
+        let is_taken = |done: Result<Done, Stopping>| matches!(done, Ok(Done::Taken { .. }));
+        if refused.is_ok_and(|done| done.into_iter().all(is_taken)) {
+            let mut refused = self
+                .inner
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if refused.len() == REFUSED_MAX {
+                refused.pop_first();
+            }
+            refused.insert(stream);
+        }
     }
 
     /// Changes whenever the life of some member does.

@@ -258,6 +258,8 @@ impl PartitionState {
                 }
             }
             Record::Unfence { client, epoch } => self.fences.lower(&client, epoch, stream, changed),
+            Record::Refuse { stream } if stream.is_outbox() => {}
+            Record::Refuse { stream } => self.streams.end(stream, changed),
             Record::JoinShare { filter, member } => {
                 self.share_groups
                     .join(&filter, ShareMemberId { stream, member }, changed);

@@ -122,6 +122,10 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
             put_stream(out, *against);
         }
         Record::Unfence { client, epoch } => put_head(kind::UNFENCE, client, *epoch, out),
+        Record::Refuse { stream } => {
+            out.put_u8(kind::REFUSE);
+            put_stream(out, *stream);
+        }
         Record::Publish(_) | Record::JoinShare { .. } | Record::LeaveShare { .. } => {
             unreachable!("encoded elsewhere")
         }
@@ -136,6 +140,9 @@ pub(super) fn decode(kind: u8, buf: &mut Bytes) -> Result<Record, DecodeError> {
             floors: read_places(buf)?,
             laggards: read_laggards(buf)?,
             joined: read_list(buf, "joined", read_client_epoch)?,
+        }),
+        kind::REFUSE => Ok(Record::Refuse {
+            stream: read_stream(buf, "refused stream")?,
         }),
         kind::SUBSCRIBE
         | kind::UNSUBSCRIBE

@@ -80,6 +80,15 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
         client: client("phone"),
         epoch: Epoch(9),
     });
+    round_trip(&Record::Refuse {
+        stream: StreamId {
+            node: crate::NodeId(7),
+            incarnation: crate::Incarnation {
+                counter: 3,
+                nonce: 4,
+            },
+        },
+    });
     round_trip(&Record::JoinShare {
         filter: TopicFilter::from_static("$share/g/a/+"),
         member: 5,

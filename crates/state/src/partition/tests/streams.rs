@@ -255,6 +255,40 @@ fn a_fence_refuses_older_connections_until_their_node_has_closed_them() {
 }
 
 #[test]
+fn what_a_refused_life_held_stays_until_it_is_ended() {
+    let mut replica = Replica::default();
+    let held = replica.attach(A1, 1, "phone");
+    replica.append(B1, 1, &[Record::Refuse { stream: A1 }]);
+    assert_eq!(
+        replica.append(A1, 2, &[publish("phone", held.epoch)]),
+        AppendAnswer::Ended
+    );
+    assert!(
+        replica.state.holders().contains(&A1),
+        "it is still to be ended"
+    );
+    let next = replica.attach(B1, 2, "phone");
+    let superseded = next.superseded.map(|superseded| superseded.holder);
+    assert_eq!(
+        superseded,
+        Some(A1),
+        "the new connection has to keep it out itself"
+    );
+
+    let mut replica = Replica::default();
+    replica.attach(A1, 1, "phone");
+    replica.append(B1, 1, &[Record::Refuse { stream: A1 }]);
+    replica.apply(&PartitionCommand::EndStream { stream: A1 });
+    assert!(!replica.state.holders().contains(&A1));
+    assert_eq!(replica.attach(B1, 2, "phone").superseded, None);
+    assert_eq!(
+        replica.append(A2, 1, &[]),
+        taken(),
+        "a newer life is another"
+    );
+}
+
+#[test]
 fn a_fence_against_a_life_that_is_over_is_not_kept() {
     let mut replica = Replica::default();
     replica.apply(&PartitionCommand::EndStream { stream: A1 });
