@@ -51,7 +51,15 @@ def main():
         field = Field(cluster, suite.random)
         for point in chosen(arguments, suite.random):
             suite.step(point.name, field.trial, point)
+        for handover in handovers():
+            if arguments.only in handover.name:
+                suite.step(handover.name, handover.run, field)
+        if arguments.only in REUSED:
+            suite.step(REUSED, reuse, field)
     return suite.end()
+
+
+REUSED = "a packet id whose PUBREC was lost, for another message in a new session"
 
 
 def chosen(arguments, random):
@@ -615,6 +623,113 @@ class Receiver:
             trial.at("leave")
             self.wire.disconnect()
             raise Lost("took leave")
+
+
+class Handover:
+    """Nobody dies: what was sent and not acknowledged comes again on another node, with DUP and the packet id that it had."""
+
+    def __init__(self, qos, way, is_received=False):
+        """Received: the client has sent PUBREC and seen PUBREL."""
+        self.qos, self.way, self.is_received = qos, way, is_received
+        self.name = f"QoS {qos} out, {'received' if is_received else 'in flight'}: {way}"
+
+    def run(self, field):
+        field.cluster.wait_ready()
+        field.number += 1
+        client, topic = f"client-{field.number:03}", f"topic/{field.number:03}"
+        old, new = field.random.sample(field.cluster.nodes, 2)
+        wire = Wire(old, client)
+        wire.subscribe(topic, self.qos)
+        wire.expect(SUBACK)
+        # The first one is completed, so that the ids do not begin with 1.
+        payloads = [b"zero", b"one", b"two", b"three"]
+        came = {}
+        publisher = Wire(new, f"publisher-{client}", clean=True)
+        for number, payload in enumerate(payloads):
+            publish(publisher, topic, payload, self.qos, number + 1)
+            packet = wire.expect(PUBLISH)
+            check(packet.payload == payload and not packet.dup, f"{packet} in place of {payload}")
+            came[payload] = packet.packet_id
+            if payload == b"zero":
+                self.complete(wire, packet.packet_id)
+            elif self.is_received:
+                wire.acknowledge(PUBREC, packet.packet_id)
+                wire.expect(PUBREL)
+        publisher.disconnect()
+        if self.way == "drain":
+            old.stop()
+        elif self.way == "DISCONNECT":
+            wire.disconnect()
+        try:
+            again = Wire(new, client)
+            check(again.present, "session present 0")
+            for payload in payloads[1:]:
+                packet = again.expect(PUBREL if self.is_received else PUBLISH)
+                expected = (None, came[payload], None) if self.is_received else (payload, came[payload], True)
+                check((packet.payload, packet.packet_id, packet.dup) == expected, f"{packet}, expected was {expected}")
+            for payload in payloads[1:]:
+                if self.is_received:
+                    again.acknowledge(PUBCOMP, came[payload])
+                else:
+                    self.complete(again, came[payload])
+            again.disconnect()
+            wire.close()
+        finally:
+            if self.way == "drain":
+                old.start()
+
+    def complete(self, wire, packet_id):
+        if self.qos == 1:
+            return wire.acknowledge(PUBACK, packet_id)
+        wire.acknowledge(PUBREC, packet_id)
+        check(wire.expect(PUBREL).packet_id == packet_id, "PUBREL for another packet id")
+        wire.acknowledge(PUBCOMP, packet_id)
+
+
+def handovers():
+    for way in ("takeover", "DISCONNECT", "drain"):
+        yield Handover(1, way)
+        yield Handover(2, way)
+        yield Handover(2, way, is_received=True)
+
+
+def publish(wire, topic, payload, qos, packet_id):
+    """To the end."""
+    wire.publish(topic, payload, qos, packet_id)
+    wire.expect(PUBACK if qos == 1 else PUBREC)
+    if qos == 2:
+        wire.acknowledge(PUBREL, packet_id)
+        wire.expect(PUBCOMP)
+
+
+def reuse(field):
+    """The first message was taken and its PUBREC did not come. In a new session, on another node, its packet id is another message's."""
+    field.cluster.wait_ready()
+    field.number += 1
+    client, topic = f"client-{field.number:03}", f"topic/{field.number:03}"
+    node, *others = field.random.sample(field.cluster.nodes, 3)
+    observer = Wire(others[0], f"observer-{client}")
+    observer.subscribe(topic)
+    observer.expect(SUBACK)
+    first = Wire(node, client)
+    first.publish(topic, b"first", 2, 9)
+    packet = observer.expect(PUBLISH)
+    check(packet.payload == b"first", f"{packet}")
+    # PUBREC is on its way, and nobody reads it.
+    first.close()
+    begun = Wire(others[1], client, clean=True)
+    begun.disconnect()
+    second = Wire(others[1], client)
+    check(not second.present, "session present 1 after a clean one")
+    publish(second, topic, b"second", 2, 9)
+    packet = observer.expect(PUBLISH)
+    check(packet.payload == b"second", f"{packet} in place of the second message")
+    # The same id once more, after its release.
+    publish(second, topic, b"third", 2, 9)
+    packet = observer.expect(PUBLISH)
+    check(packet.payload == b"third", f"{packet} in place of the third message")
+    second.disconnect()
+    observer.close()
 
 
 def partition_of(key):
