@@ -109,8 +109,7 @@ def trial(rig, name, fault, rows):
     """One fault under load, then everybody comes back, and the oracle judges."""
     rig.go_on()
     before = sum(len(one.acknowledged_at) for one in rig.publishers)
-    # Who has said goodbye before this has been heard when the fault comes.
-    rig.disturb()
+    rig.disturb(in_s=2)
     time.sleep(2)
     figures, problem = {}, None
     try:

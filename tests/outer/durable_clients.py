@@ -294,6 +294,7 @@ class Mortal(Client):
         self.delayed = delayed
         self.base = name
         self.pending = None  # the will that a resume cancels, and until when
+        self.given_up = []  # wills of attempts to connect, in this session, that were not answered in time
         super().__init__(rig, name, 5)
         self.clean = False
         self.expiry = 300 if delayed else 0
@@ -301,6 +302,7 @@ class Mortal(Client):
     def before_connect(self):
         resumes = self.pending is not None
         if not resumes:
+            self.given_up = []
             self.name = f"{self.base}-{self.life}"
             self.paho = self._make()
             self.known, self.attempts = False, 1
@@ -311,6 +313,12 @@ class Mortal(Client):
         self.note(f"tries as {self.will}")
         # Until CONNACK comes, nobody knows whether there is a will.
         self.rig.wills.due[self.will] = None
+
+    def _connect(self):
+        is_in = super()._connect()
+        if not is_in:
+            self.given_up.append(self.will)
+        return is_in
 
     def on_connected(self):
         if self.pending:
@@ -349,6 +357,8 @@ class Mortal(Client):
 
     def _is_lost(self):
         super()._is_lost()
-        # An attempt to resume that was given up may come through late, and takes over: a delayed will is cancelled then.
-        is_taken_over = self.paho.reason == TAKEN_OVER and self.delayed
-        self.rig.wills.due[self.will] = None if is_taken_over else 1
+        if self.paho.reason == TAKEN_OVER and self.given_up:
+            # An attempt to resume that was given up came through late. If its node saw the client there, its will is due in place of this one.
+            self.rig.wills.one_of(self.will, *self.given_up)
+        else:
+            self.rig.wills.due[self.will] = 1

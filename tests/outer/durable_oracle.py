@@ -155,14 +155,25 @@ class Wills:
         """`path(will)` tells in words what its client did."""
         self.path = path
         self.due = {}  # will -> 1, 0 or None
+        self.either = []  # sets of wills, of each of which one has to come
         self.came = Counter()
 
+    def one_of(self, *wills):
+        for will in wills:
+            self.due[will] = None
+        self.either.append(wills)
+
     def open(self):
-        return sum(1 for will, due in list(self.due.items()) if due == 1 and not self.came[will])
+        due = sum(1 for will, due in list(self.due.items()) if due == 1 and not self.came[will])
+        return due + sum(1 for wills in list(self.either) if not any(self.came[will] for will in wills))
 
     def judge(self):
         """The number of wills that were due and came, and what was wrong."""
         wrong, exact = [], 0
+        for wills in self.either:
+            if not any(self.came[will] for will in wills):
+                wrong.append(("wills", f"none of the wills {', '.join(wills)} came; {self.path(wills[0])}"))
+        self.either.clear()
         for will, due in list(self.due.items()):
             came = self.came[will]
             if came > 1 or (due is not None and due != came):

@@ -11,6 +11,8 @@ from report import Failure, check, say, wait_until
 USERS = 20
 PUBLISHERS = 8
 DRAINED_WITHIN_S = 60
+# What a DISCONNECT may take to be committed while nothing is wrong.
+GOODBYE_S = 0.5
 
 
 class Rig:
@@ -20,7 +22,7 @@ class Rig:
         self.disks = disks
         self.cluster, self.network, self.random, self.seed = cluster, network, random, seed
         self.oracle, self.retained, self.wills = Oracle(self.path), Retained(), Wills(self.path_of_will)
-        self.disturbed_until = 0.0
+        self.disturbed_from = self.disturbed_until = 0.0
         kinds = ["sleeps", "stays", "sleeps", "roams"]
         self.subscribers = []
         self.sleepers = []
@@ -85,9 +87,11 @@ class Rig:
 
     def is_calm(self):
         """Whether no fault is near: what a node has just been told then is carried out."""
-        return time.monotonic() > self.disturbed_until
+        return not self.disturbed_from <= time.monotonic() <= self.disturbed_until
 
-    def disturb(self):
+    def disturb(self, in_s):
+        """A fault comes in so many seconds. A goodbye that its node has taken is committed well before that, but for those of the last moment."""
+        self.disturbed_from = time.monotonic() + in_s - GOODBYE_S
         self.disturbed_until = float("inf")
 
     def go_on(self):
