@@ -31,14 +31,14 @@ def why_not():
 class Disk:
     """The file system that a node's data directory is on."""
 
-    def __init__(self, node, home):
+    def __init__(self, node, home, image_bytes):
         self.node = node
         self.mount_point = home / f"{node.name}-disk"
         self.life = 0
         self.home = home
         self.mount_point.mkdir()
         with self._image().open("wb") as image:
-            image.truncate(IMAGE_BYTES)
+            image.truncate(image_bytes)
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", str(self._image()))
         self._mount()
 
@@ -76,14 +76,15 @@ class Disk:
 class Disks:
     """One for each node of a cluster that has not been started. As a context manager it unmounts them."""
 
-    def __init__(self, cluster):
+    def __init__(self, cluster, image_bytes=IMAGE_BYTES):
         self.by_node = {}
+        self.image_bytes = image_bytes
         self.cluster = cluster
 
     def __enter__(self):
         try:
             for node in self.cluster.nodes:
-                disk = Disk(node, self.cluster.home)
+                disk = Disk(node, self.cluster.home, self.image_bytes)
                 self.by_node[node] = disk
                 node.set_directory(disk.mount_point / "data")
         except BaseException:

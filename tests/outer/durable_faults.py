@@ -253,6 +253,8 @@ FAULTS = {
     "kill -9 of one, until it is declared down": (kill_for_long, False, False),
     "kill -9 of two": (kill_two, False, False),
     "kill -9 of all": (kill_all, False, True),
+    "SIGSTOP for 1 s": (pause(1), False, False),
+    "SIGSTOP for 3 s": (pause(3), False, False),
     "SIGSTOP for 5 s": (pause(5), False, True),
     "SIGSTOP for 15 s": (pause(15), False, False),
     "wiped data directory": (wipe, False, True),

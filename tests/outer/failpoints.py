@@ -120,20 +120,21 @@ def points():
                 yield Point(flow, phase, step, "client")
 
 
+def leader_of(cluster, partition):
+    for _ in range(200):
+        for node in cluster.nodes:
+            for group in node.status()["groups"]:
+                if group["group"] == str(partition) and group["leading"]:
+                    return node
+        time.sleep(0.05)
+    raise Failure(f"partition {partition} has no leader")
+
+
 class Field:
     """The cluster that the points are tried on, one after the other."""
 
     def __init__(self, cluster, random):
         self.cluster, self.random, self.number = cluster, random, 0
-
-    def leader(self, partition):
-        for _ in range(200):
-            for node in self.cluster.nodes:
-                for group in node.status()["groups"]:
-                    if group["group"] == str(partition) and group["leading"]:
-                        return node
-            time.sleep(0.05)
-        raise Failure(f"partition {partition} has no leader")
 
     def trial(self, point):
         """Leaders move back to where they were before the last point; one that moves at the wrong time is tried again."""
@@ -173,7 +174,7 @@ class Trial:
         """Chooses the client's node and the one that dies, and makes the sessions."""
         nodes, point = self.cluster.nodes, self.point
         if point.place == "leader":
-            leader = self.field.leader(point.about.partition(self))
+            leader = leader_of(self.cluster, point.about.partition(self))
             self.node = self.field.random.choice([node for node in nodes if (node is not leader) == point.leader_elsewhere])
         else:
             leader = None
@@ -192,7 +193,7 @@ class Trial:
         self.armed = True
         if self.point.step.startswith("kill"):
             return
-        if self.point.place == "leader" and self.field.leader(self.point.about.partition(self)) is not self.victim:
+        if self.point.place == "leader" and leader_of(self.cluster, self.point.about.partition(self)) is not self.victim:
             raise NotHit("the leader has moved")
         about = self.point.about.about(self) if self.point.about else self.about()
         line = f"{self.point.step} {about.hex()} 1 kill\n"
@@ -628,10 +629,10 @@ class Receiver:
 class Handover:
     """Nobody dies: what was sent and not acknowledged comes again on another node, with DUP and the packet id that it had."""
 
-    def __init__(self, qos, way, is_received=False):
-        """Received: the client has sent PUBREC and seen PUBREL."""
-        self.qos, self.way, self.is_received = qos, way, is_received
-        self.name = f"QoS {qos} out, {'received' if is_received else 'in flight'}: {way}"
+    def __init__(self, qos, way, is_received=False, unsubscribes=False):
+        """Received: the client has sent PUBREC and seen PUBREL. What is in flight is completed also if the client unsubscribes [MQTT-3.10.4-3]."""
+        self.qos, self.way, self.is_received, self.unsubscribes = qos, way, is_received, unsubscribes
+        self.name = f"QoS {qos} out, {'received' if is_received else 'in flight'}{', UNSUBSCRIBE' if unsubscribes else ''}: {way}"
 
     def run(self, field):
         field.cluster.wait_ready()
@@ -656,6 +657,8 @@ class Handover:
                 wire.acknowledge(PUBREC, packet.packet_id)
                 wire.expect(PUBREL)
         publisher.disconnect()
+        if self.unsubscribes:
+            wire.unsubscribe(topic)
         if self.way == "drain":
             old.stop()
         elif self.way == "DISCONNECT":
@@ -691,6 +694,7 @@ def handovers():
         yield Handover(1, way)
         yield Handover(2, way)
         yield Handover(2, way, is_received=True)
+        yield Handover(1, way, unsubscribes=True)
 
 
 def publish(wire, topic, payload, qos, packet_id):

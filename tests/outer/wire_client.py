@@ -7,11 +7,12 @@ from collections import namedtuple
 
 from report import Failure, check
 
-CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 14
-NAMES = {CONNACK: "CONNACK", PUBLISH: "PUBLISH", PUBACK: "PUBACK", PUBREC: "PUBREC", PUBREL: "PUBREL", PUBCOMP: "PUBCOMP", SUBACK: "SUBACK"}
+CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, DISCONNECT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14
+NAMES = {CONNACK: "CONNACK", PUBLISH: "PUBLISH", PUBACK: "PUBACK", PUBREC: "PUBREC", PUBREL: "PUBREL", PUBCOMP: "PUBCOMP", SUBACK: "SUBACK",
+         UNSUBACK: "UNSUBACK"}
 
 # `packet_id` of all but CONNACK; `topic` and what follows of PUBLISH; `code` of CONNACK, SUBACK; `present` of CONNACK.
-Packet = namedtuple("Packet", "kind packet_id topic payload qos dup code present", defaults=(None,) * 7)
+Packet = namedtuple("Packet", "kind packet_id topic payload qos dup retain code present", defaults=(None,) * 8)
 
 
 class Lost(Exception):
@@ -41,8 +42,8 @@ class Wire:
             raise Lost(f"CONNACK {connack.code}")
         self.present = connack.present
 
-    def publish(self, topic, payload, qos, packet_id, dup=False):
-        self._send(PUBLISH << 4 | dup << 3 | qos << 1, text(topic) + struct.pack("!H", packet_id) + payload)
+    def publish(self, topic, payload, qos, packet_id, dup=False, retain=False):
+        self._send(PUBLISH << 4 | dup << 3 | qos << 1 | retain, text(topic) + struct.pack("!H", packet_id) + payload)
 
     def acknowledge(self, kind, packet_id):
         """PUBACK, PUBREC, PUBREL or PUBCOMP."""
@@ -50,6 +51,10 @@ class Wire:
 
     def subscribe(self, topic, qos=2):
         self._send(SUBSCRIBE << 4 | 2, struct.pack("!H", 1) + text(topic) + bytes((qos,)))
+
+    def unsubscribe(self, topic):
+        self._send(UNSUBSCRIBE << 4 | 2, struct.pack("!H", 2) + text(topic))
+        self.expect(UNSUBACK)
 
     def disconnect(self):
         """In order; returns when the node has closed, so that nothing is on its way."""
@@ -123,7 +128,8 @@ class Wire:
             topic_end = 2 + struct.unpack("!H", body[:2])[0]
             qos = first >> 1 & 3
             packet_id = struct.unpack("!H", body[topic_end:topic_end + 2])[0] if qos else None
-            return Packet(kind, packet_id, body[2:topic_end].decode(), body[topic_end + 2 * (qos > 0):], qos, bool(first & 8))
+            return Packet(kind, packet_id, body[2:topic_end].decode(), body[topic_end + 2 * (qos > 0):], qos, bool(first & 8),
+                          bool(first & 1))
         if kind not in NAMES:
             raise Failure(f"{self.client_id}: a packet of kind {kind}")
         return Packet(kind, struct.unpack("!H", body[:2])[0], code=body[2] if kind == SUBACK else None)

@@ -369,6 +369,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
         self.shared.latest.set(meta);
         self.shared.observer.jumped(index);
         self.shared.applied.send_replace(index);
+        fail_point!("snapshot.installed", [index.to_le_bytes()]);
         Ok(())
     }
 
