@@ -52,6 +52,26 @@ impl Leaders {
         });
     }
 
+    /// A replica here follows `leader` in `term`, which proves nothing.
+    pub(crate) fn follows(&self, group: GroupId, leader: NodeId, term: u64) {
+        self.known.send_if_modified(|known| {
+            let before = known.get(&group).copied();
+            if before.is_some_and(|before| before.term >= term) {
+                return false;
+            }
+            let confirmed = before.and_then(|before| before.confirmed);
+            known.insert(
+                group,
+                Led {
+                    leader,
+                    term,
+                    confirmed,
+                },
+            );
+            before.is_none_or(|before| before.leader != leader)
+        });
+    }
+
     /// Somebody believes that `leader` leads `group`.
     pub(crate) fn hint(&self, group: GroupId, leader: NodeId) {
         self.known

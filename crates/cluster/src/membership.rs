@@ -19,6 +19,7 @@ mod replicas;
 mod retention_duty;
 mod service;
 mod session_bytes_duty;
+mod stand_in;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,6 +166,7 @@ impl Membership {
         tokio::spawn(this.clone().place_replicas());
         tokio::spawn(this.clone().lead_control());
         tokio::spawn(this.clone().watch_readiness());
+        tokio::spawn(this.clone().stand_in_for_the_gone());
         Ok(this)
     }
 

@@ -50,6 +50,12 @@ impl Membership {
                 changed = leadership.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            let now = *leadership.borrow_and_update();
+            if let Some(leader) = now.leader {
+                self.inner
+                    .leaders
+                    .follows(group_of(partition), leader, now.term);
+            }
             if !group.is_leader() {
                 term = None;
                 self.found_partition(partition, &group, started).await;

@@ -82,6 +82,8 @@ impl Config {
             max_in_snapshot_log_to_keep: u64::MAX,
             api_channel_size: Some(4096),
             notification_channel_size: Some(16_384),
+            // A leader that hears nobody may still be heard. It falls silent when its lease is over, so that others are elected.
+            quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
             // A leader that was cut off must not raise terms when it comes back.
             enable_pre_vote: Some(true),
             // A restarted leader has to be elected again: its state may be behind what it once acknowledged.

@@ -8,6 +8,7 @@ use magpie_state::{NodeId, StateMachine};
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
+use openraft::raft::TransferLeaderRequest;
 use prost::Message as _;
 
 use super::entry::Membership;
@@ -155,6 +156,25 @@ impl<M: StateMachine> RaftGroup<M> {
             }),
             Err(RaftError::Fatal(_)) => Err(MembershipError::Stopped),
         }
+    }
+
+    /// On a follower: the process of the leader, `gone`, has ended. Its lease is not waited for any longer, neither to stand for election nor to
+    /// vote. Nothing happens if another one leads by now.
+    pub async fn give_up_lease_of(&self, gone: NodeId) {
+        let vote = self.inner.raft.metrics().borrow_watched().vote;
+        if vote.leader_id.voted_for != gone.0 {
+            return;
+        }
+        // "Handed over", to nobody here: all that a follower does then is to end the lease.
+        let handed_over = TransferLeaderRequest::new(vote, gone.0, None);
+        // It fails when the group is stopped.
+        let _ = self.inner.raft.handle_transfer_leader(handed_over).await;
+    }
+
+    /// On a voter: asks the others whether they would vote for this node, and stands for election if so.
+    pub async fn stand(&self) {
+        // It fails when the group is stopped.
+        let _ = self.inner.raft.trigger().elect(true).await;
     }
 
     /// On the leader: asks `to`, a voter that has caught up, to take over, and waits until this node leads no more. Proposals are refused

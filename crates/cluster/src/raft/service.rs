@@ -9,6 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use magpie_state::StateMachine;
 use magpie_storage::GroupId;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
+use tokio::sync::Notify;
 use tonic::metadata::MetadataMap;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,6 +31,7 @@ use crate::rpc::{Guard, MESSAGE_BYTES_MAX, MemberGuard};
 pub struct Registry {
     groups: Arc<RwLock<HashMap<u32, Arc<dyn Inbound>>>>,
     is_held_back: Arc<AtomicBool>,
+    broken: Arc<Notify>,
 }
 
 impl Registry {
@@ -61,6 +63,11 @@ impl Registry {
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.is_held_back.load(Ordering::Acquire)
+    }
+
+    /// Told whenever a leader's stream of entries breaks off.
+    pub(crate) fn broken(&self) -> Arc<Notify> {
+        Arc::clone(&self.broken)
     }
 
     pub(super) fn add<M: StateMachine>(
@@ -213,16 +220,18 @@ impl Calls for Service {
         request: Request<Streaming<AppendRequest>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
         let group = self.registry.find(request.metadata())?;
-        let requests = stream::unfold(request.into_inner(), |mut incoming| async move {
+        let source = (request.into_inner(), self.registry.broken());
+        let requests = stream::unfold(source, |(mut incoming, broken)| async move {
             // A broken stream and a request that makes no sense end it; the sender starts anew.
             match incoming
                 .message()
                 .await
                 .and_then(|request| request.map(wire::to_append).transpose())
             {
-                Ok(request) => request.map(|request| (request, incoming)),
+                Ok(request) => request.map(|request| (request, (incoming, broken))),
                 Err(status) => {
                     tracing::debug!(%status, "append stream ended");
+                    broken.notify_one();
                     None
                 }
             }

@@ -196,6 +196,34 @@ fn members_change_one_by_one() {
     nodes.agree(3);
 }
 
+#[test]
+fn followers_of_a_leader_that_is_gone_wait_for_no_lease() {
+    // Its lease lasts longer than this test waits.
+    let mut nodes = Nodes::formed(steady());
+    nodes.put("a", "1");
+    nodes.agree(1);
+    let gone = nodes.leader().id;
+    let term = nodes.leader().group.metrics().term;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != gone.0).collect();
+    nodes.kill(gone.0);
+    let [one, other] = [nodes.node(others[0]), nodes.node(others[1])];
+    one.block_on(one.group.give_up_lease_of(gone));
+    one.block_on(one.group.stand());
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(
+        one.group.metrics().term,
+        term,
+        "the other one still holds to the lease, and was only asked"
+    );
+    // Of a node that does not lead, there is none to give up.
+    other.block_on(other.group.give_up_lease_of(NodeId(others[0])));
+    other.block_on(other.group.give_up_lease_of(gone));
+    one.block_on(one.group.stand());
+    nodes.put("b", "2");
+    assert_eq!(nodes.leader().id, NodeId(others[0]));
+    nodes.agree(2);
+}
+
 /// Submits `count` commands of about a kilobyte, and waits until all are committed.
 fn load(nodes: &Nodes, prefix: &str, count: u64) {
     let leader = nodes.leader();
