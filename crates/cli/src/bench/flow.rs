@@ -39,23 +39,28 @@ pub(super) struct Board {
     measuring: AtomicBool,
     pub(super) delivered: AtomicU64,
     pub(super) delivered_bytes: AtomicU64,
-    /// In microseconds, one per thread to keep them apart.
-    latencies: Vec<Mutex<Histogram<u64>>>,
+    /// From publisher to subscriber.
+    pub(super) deliveries: Times,
+    /// From publisher to its acknowledgement.
+    pub(super) acknowledgements: Times,
 }
+
+/// Histograms of microseconds, one per thread to keep them apart.
+pub(super) struct Times(Vec<Mutex<Histogram<u64>>>);
 
 /// Latencies above are counted as this.
 const LATENCY_MAX: Duration = Duration::from_secs(60);
 
 impl Board {
     pub(super) fn new(threads: usize) -> anyhow::Result<Self> {
-        let latencies = (0..threads.max(1)).map(|_| Ok(Mutex::new(histogram()?)));
         Ok(Self {
             start: Instant::now(),
             stop: AtomicBool::new(false),
             measuring: AtomicBool::new(false),
             delivered: AtomicU64::new(0),
             delivered_bytes: AtomicU64::new(0),
-            latencies: latencies.collect::<anyhow::Result<_>>()?,
+            deliveries: Times::new(threads)?,
+            acknowledgements: Times::new(threads)?,
         })
     }
 
@@ -84,18 +89,25 @@ impl Board {
     pub(super) fn is_measuring(&self) -> bool {
         self.measuring.load(Ordering::Relaxed)
     }
+}
+
+impl Times {
+    fn new(threads: usize) -> anyhow::Result<Self> {
+        let shards = (0..threads.max(1)).map(|_| Ok(Mutex::new(histogram()?)));
+        Ok(Self(shards.collect::<anyhow::Result<_>>()?))
+    }
 
     /// The histogram that a task writes to; not to be kept across an await.
-    pub(super) fn latencies(&self, task: usize) -> MutexGuard<'_, Histogram<u64>> {
-        let shard = &self.latencies[task % self.latencies.len()];
+    pub(super) fn of(&self, task: usize) -> MutexGuard<'_, Histogram<u64>> {
+        let shard = &self.0[task % self.0.len()];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All latencies together.
-    pub(super) fn all_latencies(&self) -> anyhow::Result<Histogram<u64>> {
+    /// All together.
+    pub(super) fn all(&self) -> anyhow::Result<Histogram<u64>> {
         let mut all = histogram()?;
-        for shard in 0..self.latencies.len() {
-            all.add(&*self.latencies(shard))?;
+        for shard in 0..self.0.len() {
+            all.add(&*self.of(shard))?;
         }
         Ok(all)
     }
@@ -115,11 +127,11 @@ mod tests {
 
     #[test]
     fn latencies_of_all_tasks_come_together() {
-        let board = Board::new(2).unwrap();
-        board.latencies(0).saturating_record(100);
-        board.latencies(1).saturating_record(300);
-        board.latencies(2).saturating_record(u64::MAX);
-        let all = board.all_latencies().unwrap();
+        let times = Times::new(2).unwrap();
+        times.of(0).saturating_record(100);
+        times.of(1).saturating_record(300);
+        times.of(2).saturating_record(u64::MAX);
+        let all = times.all().unwrap();
         assert_eq!(all.len(), 3);
         assert_eq!(all.value_at_quantile(0.5), 300);
         assert!(all.max().abs_diff(60_000_000) < 60_000);

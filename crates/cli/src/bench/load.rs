@@ -101,7 +101,8 @@ impl Load {
         let after = run.sample(&target_args.pids)?;
         run.stop();
         run.drain().await?;
-        let latencies = run.board.all_latencies()?;
+        let deliveries = run.board.deliveries.all()?;
+        let acknowledgements = run.board.acknowledgements.all()?;
         let counts = run.finish().await?;
         if args.durable {
             for (id, listener) in self.subscribers.iter().enumerate() {
@@ -117,7 +118,8 @@ impl Load {
             &before,
             &after,
             counts,
-            &latencies,
+            &deliveries,
+            &acknowledgements,
         ))
     }
 

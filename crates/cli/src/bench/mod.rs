@@ -7,6 +7,7 @@
 //! The generator shares the machine with what it measures, so it must be cheap: packets are patched and read in place.
 
 mod connect;
+mod floor;
 mod flow;
 mod frame;
 mod load;

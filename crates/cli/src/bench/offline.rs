@@ -81,6 +81,8 @@ struct Servers {
     resident_bytes_per_session: f64,
     cpu_us_per_published: f64,
     cpu_us_per_drained: f64,
+    /// By all of them together, while it was published.
+    disk_bytes_per_published: f64,
     resident_bytes: u64,
 }
 
@@ -146,6 +148,8 @@ impl OfflineArgs {
                     / f64::from(self.sessions),
                 cpu_us_per_published: cpu_us(away, waiting, published),
                 cpu_us_per_drained: cpu_us(waiting, after, received),
+                disk_bytes_per_published: waiting.disk_bytes.saturating_sub(away.disk_bytes) as f64
+                    / published.max(1) as f64,
                 resident_bytes: after.resident_bytes,
             }),
         })
@@ -442,9 +446,10 @@ impl fmt::Display for OfflineReport {
         if let Some(servers) = self.servers {
             write!(
                 f,
-                "\n  servers    {:.0} B per session away, {:.1} us CPU per message published, {:.1} per message drained, {:.1} MiB resident",
+                "\n  servers    {:.0} B per session away, {:.1} us CPU and {:.0} B to disk per message published, {:.1} us per message drained, {:.1} MiB resident",
                 servers.resident_bytes_per_session,
                 servers.cpu_us_per_published,
+                servers.disk_bytes_per_published,
                 servers.cpu_us_per_drained,
                 mib(servers.resident_bytes)
             )?;

@@ -11,6 +11,8 @@ pub(super) struct Usage {
     /// User and system time of all its threads since it started.
     pub(super) cpu: Duration,
     pub(super) resident_bytes: u64,
+    /// Written to disks since it started, in whole pages.
+    pub(super) disk_bytes: u64,
 }
 
 /// Reads the usage of a process.
@@ -26,6 +28,7 @@ pub(super) fn usage(pid: u32) -> anyhow::Result<Usage> {
     Ok(Usage {
         cpu: parse_stat(&read("stat")?).with_context(unexpected)?,
         resident_bytes: parse_status(&read("status")?).with_context(unexpected)?,
+        disk_bytes: parse_io(&read("io")?).with_context(unexpected)?,
     })
 }
 
@@ -39,6 +42,7 @@ pub(super) fn usage_of_all(pids: &[u32]) -> anyhow::Result<Usage> {
         Ok(Usage {
             cpu: sum.cpu + one.cpu,
             resident_bytes: sum.resident_bytes + one.resident_bytes,
+            disk_bytes: sum.disk_bytes + one.disk_bytes,
         })
     })
 }
@@ -62,6 +66,14 @@ fn parse_status(status: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+fn parse_io(io: &str) -> Option<u64> {
+    let mut lines = io.lines();
+    lines
+        .find_map(|line| line.strip_prefix("write_bytes: "))?
+        .parse()
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -74,6 +86,7 @@ mod tests {
         assert_eq!(parse_stat(stat), Some(Duration::from_secs(2)));
         assert_eq!(parse_status("Name:\ta\nVmRSS:\t  5120 kB\n"), Some(5 << 20));
         assert_eq!(parse_stat("42 (a) S 1"), None);
+        assert_eq!(parse_io("wchar: 1\nwrite_bytes: 8192\n"), Some(8192));
     }
 
     #[test]

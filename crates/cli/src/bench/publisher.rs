@@ -47,6 +47,8 @@ struct Progress {
     given_up: u64,
     /// One bit for each Packet Identifier, set while it is in use.
     in_use: Vec<u64>,
+    /// By Packet Identifier, when a message was sent; empty without a pace, since then it tells of the window's length only.
+    sent_ns: Vec<u64>,
     /// PUBRELs to send.
     answers: Vec<u8>,
 }
@@ -60,7 +62,7 @@ const LATE_NS: u64 = 2_000_000;
 impl Publisher {
     /// Publishes until the board says stop, and then reads on. Ends only with an error, or when it is dropped.
     pub(super) async fn run(mut self) -> anyhow::Result<Infallible> {
-        let mut progress = Progress::new(self.qos);
+        let mut progress = Progress::new(self.qos, self.pace.is_some());
         let mut timer = pin!(sleep_until(Instant::now() + STALL));
         let mut seen_at_timer = 0;
         loop {
@@ -152,6 +154,9 @@ impl Publisher {
                 sent_ns,
             };
             self.frames.patch(slot, packet_id, stamp);
+            if let Some(sent) = progress.sent_ns.get_mut(usize::from(packet_id)) {
+                *sent = sent_ns;
+            }
             progress.sent += 1;
         }
         count
@@ -161,6 +166,7 @@ impl Publisher {
         while let Some((incoming, bytes)) = next_frame(self.read.unread(), self.version)? {
             match incoming {
                 Incoming::PubAck { packet_id, refused } => {
+                    self.note_acknowledged(progress, packet_id);
                     progress.handle_end(packet_id, refused)?
                 }
                 Incoming::PubRec {
@@ -171,6 +177,7 @@ impl Publisher {
                     packet_id,
                     refused: false,
                 } => {
+                    self.note_acknowledged(progress, packet_id);
                     put_ack(PacketType::PubRel, packet_id, &mut progress.answers);
                 }
                 Incoming::PubComp { packet_id } => progress.handle_end(packet_id, false)?,
@@ -183,10 +190,21 @@ impl Publisher {
         self.flow.refused.store(progress.refused, Ordering::Relaxed);
         Ok(())
     }
+
+    /// The server has taken a message: PUBACK or PUBREC.
+    fn note_acknowledged(&self, progress: &Progress, packet_id: u16) {
+        if let Some(sent_ns) = progress.sent_ns.get(usize::from(packet_id))
+            && self.board.is_measuring()
+        {
+            let took_us = self.board.now_ns().saturating_sub(*sent_ns) / 1000;
+            let mut times = self.board.acknowledgements.of(self.id as usize);
+            times.saturating_record(took_us.max(1));
+        }
+    }
 }
 
 impl Progress {
-    fn new(qos: QoS) -> Self {
+    fn new(qos: QoS, is_timed: bool) -> Self {
         const WORDS: usize = (u16::MAX as usize + 1) / u64::BITS as usize;
         Self {
             sent: 0,
@@ -197,6 +215,11 @@ impl Progress {
                 Vec::new()
             } else {
                 vec![0; WORDS]
+            },
+            sent_ns: if is_timed && qos != QoS::AtMostOnce {
+                vec![0; usize::from(u16::MAX) + 1]
+            } else {
+                Vec::new()
             },
             answers: Vec::new(),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::floor::Floor;
 use super::load::{LoadArgs, Sample};
 
 /// Totals of a run, warm-up and drain included.
@@ -95,6 +96,10 @@ pub(super) struct LoadReport {
     delivered_per_s: f64,
     delivered_bytes_per_s: f64,
     latency: Latencies,
+    /// Of acknowledgements (PUBACK, PUBREC), with a rate only.
+    acknowledged: Option<Latencies>,
+    /// Below which no acknowledgement can be.
+    floor: Option<Floor>,
     servers: Option<Servers>,
     /// Of one core.
     generator_cpu_percent: f64,
@@ -115,7 +120,8 @@ impl LoadReport {
         before: &Sample,
         after: &Sample,
         totals: Counts,
-        latencies: &Histogram<u64>,
+        deliveries: &Histogram<u64>,
+        acknowledgements: &Histogram<u64>,
     ) -> Self {
         let measured = after.at - before.at;
         let per_s = |before: u64, after: u64| (after - before) as f64 / measured.as_secs_f64();
@@ -143,12 +149,19 @@ impl LoadReport {
             delivered,
             delivered_per_s: per_s(before.delivered, after.delivered),
             delivered_bytes_per_s: per_s(before.delivered_bytes, after.delivered_bytes),
-            latency: Latencies::new(latencies),
+            latency: Latencies::new(deliveries),
+            acknowledged: (!acknowledgements.is_empty()).then(|| Latencies::new(acknowledgements)),
+            floor: None,
             servers,
             generator_cpu_percent: percent(generator_cpu, measured),
             generator_cpu_us_per_delivered: us_per_message(generator_cpu, delivered),
             totals,
         }
+    }
+
+    /// The same, beside a floor that was measured.
+    pub(super) fn beside(self, floor: Option<Floor>) -> Self {
+        Self { floor, ..self }
     }
 
     /// Whether everything arrived as the QoS promises: at QoS 0 nothing is.
@@ -204,6 +217,16 @@ impl fmt::Display for LoadReport {
             self.delivered_bytes_per_s / 1e6
         )?;
         writeln!(f, "  latency    {}", self.latency)?;
+        if let Some(acknowledged) = &self.acknowledged {
+            writeln!(f, "  acks       {acknowledged}")?;
+            if let Some(floor) = &self.floor {
+                let times = acknowledged.p50_ms / floor.sum_ms;
+                writeln!(
+                    f,
+                    "  floor      {floor}: the median of the acks is {times:.1} times that"
+                )?;
+            }
+        }
         if let Some(servers) = &self.servers {
             writeln!(
                 f,
@@ -272,6 +295,7 @@ mod tests {
             servers: Some(Usage {
                 cpu: Duration::from_secs(1),
                 resident_bytes: 1 << 20,
+                disk_bytes: 0,
             }),
             generator_cpu: Duration::ZERO,
         };
@@ -283,13 +307,17 @@ mod tests {
             servers: Some(Usage {
                 cpu: Duration::from_secs(2),
                 resident_bytes: 3 << 20,
+                disk_bytes: 0,
             }),
             generator_cpu: Duration::from_millis(100),
         };
         let mut latencies = histogram().unwrap();
         latencies.record_n(1000, 99).unwrap();
         latencies.record(5000).unwrap();
-        LoadReport::new("pubsub", 50, 50, &args, &before, &after, totals, &latencies)
+        let acks = histogram().unwrap();
+        LoadReport::new(
+            "pubsub", 50, 50, &args, &before, &after, totals, &latencies, &acks,
+        )
     }
 
     #[test]

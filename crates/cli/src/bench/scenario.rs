@@ -1,7 +1,10 @@
 //! The loads by name: who publishes to whom.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
+use super::floor::Floor;
 use super::load::{Listener, Load, LoadArgs};
 use super::report::LoadReport;
 use super::target::{Target, TargetArgs};
@@ -54,6 +57,10 @@ pub(crate) struct LatencyArgs {
     /// Pairs of one publisher and one subscriber
     #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
+    /// Measure fdatasync in this directory, best on the servers' disk, and round trips over loopback, before the load: what an
+    /// acknowledgement cannot be faster than
+    #[arg(long, value_name = "DIR")]
+    beside: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
@@ -64,6 +71,7 @@ pub(crate) struct LatencyArgs {
 pub(super) struct Plan {
     pub(super) target: TargetArgs,
     args: LoadArgs,
+    beside: Option<PathBuf>,
     shape: Shape,
 }
 
@@ -93,6 +101,7 @@ impl PubsubArgs {
         Plan {
             target: self.target,
             args: self.load,
+            beside: None,
             shape,
         }
     }
@@ -104,6 +113,7 @@ impl FanoutArgs {
         Plan {
             target: self.target,
             args: self.load,
+            beside: None,
             shape: Shape::Fanout {
                 publishers,
                 subscribers,
@@ -118,6 +128,7 @@ impl FaninArgs {
         Plan {
             target: self.target,
             args: self.load,
+            beside: None,
             shape: Shape::Fanin {
                 publishers,
                 subscribers,
@@ -136,6 +147,7 @@ impl LatencyArgs {
         Plan {
             target: self.target,
             args: self.load,
+            beside: self.beside,
             shape,
         }
     }
@@ -147,11 +159,14 @@ impl Plan {
     /// # Errors
     /// As [`Load::run`].
     pub(super) async fn run(&self) -> anyhow::Result<LoadReport> {
+        let floor = self.beside.as_deref().map(Floor::measure).transpose()?;
         let target = Target::new(&self.target).await?;
-        self.shape
+        let report = self
+            .shape
             .load(&target)
             .run(&target, &self.args, &self.target)
-            .await
+            .await?;
+        Ok(report.beside(floor))
     }
 }
 

@@ -68,7 +68,7 @@ impl Subscriber {
         let mut latencies = self
             .board
             .is_measuring()
-            .then(|| self.board.latencies(self.id));
+            .then(|| self.board.deliveries.of(self.id));
         let (mut delivered, mut delivered_bytes) = (0, 0);
         // Messages of one publisher mostly come in a row; its window is opened once for all of them.
         let (mut publisher, mut passed) = (self.hears.start, 0);

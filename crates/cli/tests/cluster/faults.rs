@@ -65,6 +65,23 @@ async fn all_are_killed_and_started_again() {
     }
 }
 
+/// Nobody waits for the lease of a process that is gone: here it lasts longer than the test.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_killed_is_followed_at_once() {
+    let mut cluster = Cluster::start_with(&[("MAGPIE_CLUSTER__ELECTION_TIMEOUT", "60s")]).await;
+    let client = cluster.nodes[0].client(ProtocolVersion::V5).await;
+    cluster.nodes[1].kill();
+    // Enough topics for every partition, a third of which it led.
+    for topic in 0..64 {
+        let topic = format!("followed/{topic}");
+        let published = client.publish(topic.as_str(), "", QoS::AtLeastOnce, false, None);
+        timeout(PATIENCE, published)
+            .await
+            .expect("a new leader")
+            .unwrap();
+    }
+}
+
 /// P7: a node without quorum refuses, says so, and heals by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minority_acknowledges_nothing_and_heals() {

@@ -31,6 +31,7 @@ pub(super) struct Node {
     mqtt: u16,
     http: u16,
     arguments: Vec<String>,
+    settings: &'static [(&'static str, &'static str)],
     log: PathBuf,
     process: Option<Child>,
 }
@@ -38,11 +39,16 @@ pub(super) struct Node {
 impl Cluster {
     /// Starts three nodes and waits until all are ready.
     pub(super) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with settings of the environment.
+    pub(super) async fn start_with(settings: &'static [(&str, &str)]) -> Self {
         let home = TempDir::new().unwrap();
         fs::write(home.path().join("secret"), "of a test").unwrap();
         let base = free_ports(9);
         let nodes = (0..3)
-            .map(|number| Node::new(number, base, home.path()))
+            .map(|number| Node::new(number, base, home.path(), settings))
             .collect();
         let mut cluster = Self { nodes, _home: home };
         for node in &mut cluster.nodes {
@@ -82,7 +88,12 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn new(number: u16, base: u16, home: &Path) -> Self {
+    fn new(
+        number: u16,
+        base: u16,
+        home: &Path,
+        settings: &'static [(&'static str, &'static str)],
+    ) -> Self {
         let name = format!("node{}", number + 1);
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (mqtt, http, cluster) = (base + number, base + 3 + number, base + 6 + number);
@@ -103,6 +114,7 @@ impl Node {
                 .into_iter()
                 .flat_map(|(flag, value)| [flag.to_owned(), value])
                 .collect(),
+            settings,
             name,
             mqtt,
             http,
@@ -120,6 +132,7 @@ impl Node {
         let process = Command::new(env!("CARGO_BIN_EXE_magpie"))
             .arg("start")
             .args(&self.arguments)
+            .envs(self.settings.iter().copied())
             // The node ends with the test, however the test ends.
             .arg("--stop-with-stdin")
             .stdin(Stdio::piped())
