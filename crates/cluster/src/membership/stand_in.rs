@@ -20,9 +20,10 @@ const DIAL_WITHIN: Duration = Duration::from_millis(250);
 /// A process that is going may still accept for a moment: it is dialled so often, with a pause.
 const DIALS_MAX: usize = 6;
 const DIAL_PAUSE: Duration = Duration::from_millis(15);
-/// The candidates of a group begin so far apart, and try again after so long, so often: the first may lack entries that another one has.
-const TURN: Duration = Duration::from_millis(40);
-const TRIES_MAX: u32 = 8;
+/// The candidates of a group begin so far apart, since the first may lack entries that another one has. They look again so often, with growing
+/// pauses: the others may not have seen it yet, or two may have stood at once and got a vote each.
+const TURN: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 9;
 
 impl Membership {
     /// Looks after the leaders of this node's groups whenever a leader's stream breaks, until the node stops.
@@ -93,19 +94,24 @@ impl Membership {
         let turn = (others.len() + place - first) % others.len();
         let this = self.clone();
         tokio::spawn(async move {
-            group.give_up_lease_of(gone).await;
+            let all = u32::try_from(others.len()).unwrap_or(u32::MAX);
             let mut pause = TURN * u32::try_from(turn).unwrap_or(u32::MAX);
-            for _ in 0..TRIES_MAX {
+            let mut term = group.leadership().term;
+            for look in 1..=LOOKS {
+                // Again each time: what the leader had sent before may be taken only now, and begin a lease.
+                group.give_up_lease_of(gone).await;
                 tokio::select! {
                     () = this.inner.stop.cancelled() => return,
                     () = group.stopped() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                if group.leader() != Some(gone) {
-                    return;
+                pause = TURN * all * look;
+                let now = group.leadership();
+                let is_led = now.leader.is_some_and(|leader| leader != gone);
+                // A term that is new belongs to a candidate who is not to be disturbed yet.
+                if !is_led && now.term == std::mem::replace(&mut term, now.term) {
+                    group.stand().await;
                 }
-                group.stand().await;
-                pause = TURN * u32::try_from(others.len()).unwrap_or(u32::MAX);
             }
         });
     }
