@@ -219,6 +219,10 @@ fn describe() {
         "CONNECTs to this node that would have begun one session more than cluster.sessions_max"
     );
     describe_counter!(
+        "magpie_messages_lost_total",
+        "Messages that a partition which this node leads kept for sessions, and that a limit removed: room (message_hold_bytes), age or bytes"
+    );
+    describe_counter!(
         "magpie_sessions_cut_total",
         "Times that more waited for a session than session_bytes_max, and its oldest messages were lost to it"
     );

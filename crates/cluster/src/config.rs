@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use magpie_state::partition::PartitionLimits;
 
+/// Each rule is looked at again and again.
+const RETENTION_RULES_MAX: usize = 64;
+
 /// How a node takes part in the cluster. The durations are tuned for a local network; tests shorten them.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -47,6 +50,10 @@ pub struct Config {
     /// Bytes of messages that a partition keeps for sessions after the log let them go, and bytes of log that nobody could be asked about;
     /// beyond, the oldest messages are lost. Default 4 GiB.
     pub message_hold_bytes: u64,
+    /// Messages that wait for sessions no longer than this; zero: as long as sessions need them. Default zero.
+    pub message_hold_age: Duration,
+    /// Limits of some topics. Default none.
+    pub retention: Vec<RetentionRule>,
     /// Sessions that outlive their connections, in the cluster; each partition admits its share. Default 5,000,000.
     pub sessions_max: u64,
     /// Bytes of messages that may wait for one session; beyond, its oldest are lost to it. Default 256 MiB.
@@ -55,6 +62,17 @@ pub struct Config {
     pub queue_bytes: usize,
     /// How long the last unsubscription of a filter waits before the other nodes are told. Default 30 s.
     pub route_linger: Duration,
+}
+
+/// How long, or how much, messages of some topics wait for sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// Topics.
+    pub filter: String,
+    /// Older messages are lost.
+    pub age: Option<Duration>,
+    /// Of more bytes in the cluster, the oldest are lost. A filter with a wildcard gives each partition its share.
+    pub bytes: Option<u64>,
 }
 
 /// A setting that cannot work.
@@ -89,6 +107,8 @@ impl Default for Config {
             log_retain_bytes: 64 << 20,
             log_retain: Duration::from_secs(60),
             message_hold_bytes: 4 << 30,
+            message_hold_age: Duration::ZERO,
+            retention: Vec::new(),
             sessions_max: 5_000_000,
             session_bytes_max: 256 << 20,
             queue_bytes: 16 << 20,
@@ -134,6 +154,24 @@ impl Config {
                 "down_after",
                 "must be at least five times quorum_lost_after",
             );
+        }
+        if self.retention.len() > RETENTION_RULES_MAX {
+            problem("retention", "has too many rules: at most 64");
+        }
+        for rule in &self.retention {
+            let filter = magpie_codec::TopicFilter::try_from(rule.filter.as_str());
+            if !filter.is_ok_and(|filter| !filter.is_shared()) {
+                problem(
+                    "retention",
+                    &format!("\"{}\" is not a topic filter", rule.filter),
+                );
+            }
+            if rule.age.is_none() && rule.bytes.is_none() {
+                problem(
+                    "retention",
+                    &format!("\"{}\" has neither age nor bytes", rule.filter),
+                );
+            }
         }
         for filter in &self.direct_filters {
             if magpie_codec::TopicFilter::try_from(filter.as_str()).is_err() {

@@ -176,6 +176,36 @@ impl PartitionIndex {
         Ok(index.kept_after(after, count_max, topics_max, bytes_max))
     }
 
+    /// Messages up to here were published by then, milliseconds since 1970.
+    pub(crate) fn published_by(&self, ms: u64) -> Position {
+        self.lock().index.published_by(ms)
+    }
+
+    /// When the newest message was published, about; milliseconds since 1970.
+    pub(crate) fn newest_ms(&self) -> u64 {
+        self.lock().index.newest_ms()
+    }
+
+    /// Bytes of the kept messages that a filter matches; without one, of all.
+    pub(crate) fn kept_bytes_of(&self, filter: Option<&TopicFilter>) -> u64 {
+        self.lock().index.kept_bytes_of(filter)
+    }
+
+    /// The oldest kept messages that a filter matches, of those up to a place: about `bytes` bytes, at most as many as said.
+    pub(crate) async fn oldest_kept_of(
+        &self,
+        filter: Option<&TopicFilter>,
+        upto: Position,
+        bytes: u64,
+        count_max: usize,
+        topics_max: usize,
+    ) -> io::Result<Waiting> {
+        self.follow(self.group.applied()).await?;
+        let followed = self.lock();
+        let index = &followed.index;
+        Ok(index.oldest_kept_of(filter, upto, bytes, count_max, topics_max))
+    }
+
     /// How big it is, as far as it is built.
     pub(crate) fn size(&self) -> IndexSize {
         let followed = self.lock();

@@ -17,6 +17,7 @@ mod ping;
 mod proto;
 mod replicas;
 mod retention_duty;
+mod retention_rules;
 mod service;
 mod session_bytes_duty;
 mod stand_in;

@@ -17,8 +17,8 @@ pub use ident::{
 };
 pub use machine::{Carry, Row, RowValue, StateMachine};
 pub use record::{
-    Binding, Cursor, Dedup, Departure, Inflight, Laggard, Publish, PublishHead,
+    Binding, Cursor, Dedup, Departure, Inflight, Laggard, LostTopic, Publish, PublishHead,
     RECORDS_PER_BATCH_MAX, Record, SessionProgress, Stage, StoredSubscription, StoredWill,
-    encode_publish,
+    encode_publish, published_ms,
 };
 pub use wire::DecodeError;

@@ -270,7 +270,14 @@ impl StateMachine for PartitionState {
                 self.outbox.done(target, upto, changed);
             }
             Ok(PartitionCommand::Trim { upto, keep }) => self.kept.trim(upto, &keep, changed),
-            Ok(PartitionCommand::Lose { upto }) => self.kept.lose(upto, changed),
+            Ok(PartitionCommand::Lose { upto, told }) => {
+                self.kept.lose(upto, changed);
+                self.tell_lost(told);
+            }
+            Ok(PartitionCommand::LoseAt { positions, told }) => {
+                self.kept.forget(&positions, changed);
+                self.tell_lost(told);
+            }
             Ok(PartitionCommand::Forget { positions }) => self.kept.forget(&positions, changed),
             Err(error) => {
                 self.skipped.whole(index, changed);

@@ -1,5 +1,6 @@
 //! Records: what a node's stream carries into a partition, in order. A log entry holds a batch of them.
 
+mod lost;
 mod progress;
 mod publish;
 mod session;
@@ -10,11 +11,13 @@ mod will;
 use bytes::{Bytes, BytesMut};
 use magpie_codec::{PacketId, TopicFilter};
 
+pub use lost::LostTopic;
+pub(crate) use lost::{put_lost_topics, read_lost_topics};
 pub use progress::{Binding, Cursor, Inflight, Laggard, SessionProgress, Stage};
 pub(crate) use progress::{
     put_cursors, put_inflight, put_places, read_cursors, read_inflight, read_places,
 };
-pub use publish::{Dedup, Publish, PublishHead, encode_publish};
+pub use publish::{Dedup, Publish, PublishHead, encode_publish, published_ms};
 pub(crate) use publish::{is_publish, skim, stamp};
 pub use subscription::StoredSubscription;
 pub(crate) use subscription::put_subscription;
@@ -151,6 +154,13 @@ pub enum Record {
         /// Which life.
         stream: StreamId,
     },
+    /// A limit has removed messages of another partition, which sends this by its outbox. In each partition of sessions.
+    Lost {
+        /// Where they were.
+        partition: PartitionId,
+        /// By topic.
+        topics: Vec<LostTopic>,
+    },
     /// A connection of the sending node takes part in a share group.
     JoinShare {
         /// `$share/{name}/{filter}`.
@@ -183,6 +193,7 @@ mod kind {
     pub(super) const PROGRESS: u8 = 12;
     pub(super) const RELEASE: u8 = 13;
     pub(super) const REFUSE: u8 = 17;
+    pub(super) const LOST: u8 = 20;
 }
 
 impl Record {
@@ -206,6 +217,7 @@ impl Record {
             Self::LeaveShare { filter, member } => {
                 share::encode(kind::LEAVE_SHARE, filter, *member, out);
             }
+            Self::Lost { partition, topics } => lost::encode(*partition, topics, out),
             _ => session::encode(self, out),
         }
     }
@@ -222,6 +234,9 @@ impl Record {
             }
             kind::LEAVE_SHARE => {
                 share::decode(buf).map(|(filter, member)| Self::LeaveShare { filter, member })
+            }
+            kind::LOST => {
+                lost::decode(buf).map(|(partition, topics)| Self::Lost { partition, topics })
             }
             kind => session::decode(kind, buf),
         }

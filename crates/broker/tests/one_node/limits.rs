@@ -1,5 +1,7 @@
 //! What clients are told at the limits of the cluster.
 
+use std::time::Duration;
+
 use magpie_codec::{Ack, Packet, ProtocolVersion, QoS, ReasonCode, SubscriptionOptions, Text};
 use magpie_state::ClientId;
 
@@ -97,7 +99,7 @@ async fn too_much_for_one_session_is_lost_to_that_one_alone() {
     let node = TestNode::start_limited(
         |cluster| {
             cluster.session_bytes_max = 64 << 10;
-            cluster.log_retain = std::time::Duration::from_secs(1);
+            cluster.log_retain = Duration::from_secs(1);
         },
         |_| {},
     )
@@ -135,7 +137,7 @@ async fn too_much_for_one_session_is_lost_to_that_one_alone() {
             lost = session.lost;
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!((97..=130).contains(&lost), "{lost}");
     let session = node
@@ -169,4 +171,150 @@ async fn too_much_for_one_session_is_lost_to_that_one_alone() {
         let all: Vec<_> = (0..160).filter(|it| it % 8 == topic).collect();
         assert!(all.ends_with(&numbers), "the oldest are lost: {numbers:?}");
     }
+}
+
+/// In another partition than `news`.
+const RARE: &str = "weather";
+
+/// What waits is out of the log soon.
+fn hasty(cluster: &mut magpie_cluster::Config) {
+    cluster.log_retain = Duration::from_millis(800);
+    cluster.log_retain_bytes = 64 << 20;
+    cluster.partitions = 2;
+}
+
+fn of_1_kib(number: usize) -> String {
+    format!("{number:04}{}", "x".repeat(1000))
+}
+
+impl TestNode {
+    async fn lost(&self, id: &str) -> u64 {
+        let session = self.cluster.session(&client(id)).await.unwrap();
+        session.unwrap().lost
+    }
+
+    /// Waits until limits have taken so many messages from a session. The logs let go of the last entries when others come.
+    async fn lost_at_least(&self, id: &str, messages: u64) -> u64 {
+        let mut writer = TestClient::connect(self.address, "poke").await;
+        for _ in 0..100 {
+            let lost = self.lost(id).await;
+            if lost >= messages {
+                return lost;
+            }
+            for number in 0..8 {
+                writer.publish(&format!("poke/{number}"), QOS1, "").await;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        panic!("{} of {messages} lost", self.lost(id).await);
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_room_of_a_partition_the_oldest_go_and_their_sessions_are_told() {
+    let node = TestNode::start_limited(
+        |cluster| {
+            hasty(cluster);
+            cluster.message_hold_bytes = 64 << 10;
+        },
+        |_| {},
+    )
+    .await;
+    for (id, filter) in [("phone", "news"), ("other", RARE)] {
+        let mut client = TestClient::begin(node.address, id).await;
+        client.subscribe(filter, QOS1).await;
+        drop(client);
+        node.gone(id).await;
+    }
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    writer.publish(RARE, QOS1, "kept").await;
+    for number in 0..160 {
+        writer.publish("news", QOS1, of_1_kib(number)).await;
+    }
+    let lost = node.lost_at_least("phone", 98).await;
+    let mut phone = TestClient::resume(node.address, "phone").await;
+    let expected: Vec<_> = (usize::try_from(lost).unwrap()..160)
+        .map(of_1_kib)
+        .collect();
+    assert_eq!(phone.next_payloads(expected.len()).await, expected);
+    phone.hears_nothing().await;
+    let is_there = node.cluster.partition_of(&RARE.try_into().unwrap())
+        == node.cluster.partition_of(&"news".try_into().unwrap());
+    assert!(!is_there, "in another partition nothing goes");
+    let mut other = TestClient::resume(node.address, "other").await;
+    assert_eq!(text(&other.next().await), "kept");
+    assert_eq!(node.lost("other").await, 0);
+}
+
+#[tokio::test]
+async fn limits_of_topics_take_what_is_old_or_too_much_of_those_alone() {
+    let rule = |filter: &str, age, bytes| magpie_cluster::RetentionRule {
+        filter: filter.to_owned(),
+        age,
+        bytes,
+    };
+    let node = TestNode::start_limited(
+        |cluster| {
+            hasty(cluster);
+            cluster.retention = vec![
+                rule("short/+", Some(Duration::from_secs(2)), None),
+                rule("big", None, Some(32 << 10)),
+            ];
+        },
+        |_| {},
+    )
+    .await;
+    let mut phone = TestClient::begin(node.address, "phone").await;
+    for filter in ["short/#", "big", "chat"] {
+        phone.subscribe(filter, QOS1).await;
+    }
+    drop(phone);
+    node.gone("phone").await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    for number in 0..100 {
+        for topic in ["short/1", "big", "chat"] {
+            writer.publish(topic, QOS1, of_1_kib(number)).await;
+        }
+    }
+    // All that are old, and about 70 of those that are many.
+    let lost = node.lost_at_least("phone", 100 + 68).await;
+    writer.publish("short/1", QOS1, "new").await;
+    let mut phone = TestClient::resume(node.address, "phone").await;
+    let mut came = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for _ in 0..301 - lost {
+        let publish = phone.next().await;
+        let topic = publish.topic.as_ref().unwrap().to_string();
+        came.entry(topic).or_default().push(text(&publish));
+    }
+    phone.hears_nothing().await;
+    let all: Vec<_> = (0..100).map(of_1_kib).collect();
+    assert_eq!(came["chat"], all);
+    assert_eq!(came["short/1"], ["new"]);
+    assert!(all.ends_with(&came["big"]) && came["big"].len() >= 28);
+}
+
+#[tokio::test]
+async fn what_is_too_old_for_the_cluster_goes() {
+    let node = TestNode::start_limited(
+        |cluster| {
+            hasty(cluster);
+            cluster.message_hold_age = Duration::from_secs(2);
+        },
+        |_| {},
+    )
+    .await;
+    let mut phone = TestClient::begin(node.address, "phone").await;
+    phone.subscribe("a/#", QOS1).await;
+    drop(phone);
+    node.gone("phone").await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    for number in 0..50 {
+        writer.publish(&format!("a/{number}"), QOS1, "old").await;
+    }
+    node.lost_at_least("phone", 50).await;
+    writer.publish("a/b", QOS1, "new").await;
+    let mut phone = TestClient::resume(node.address, "phone").await;
+    assert_eq!(text(&phone.next().await), "new");
+    phone.hears_nothing().await;
+    assert_eq!(node.lost("phone").await, 50);
 }

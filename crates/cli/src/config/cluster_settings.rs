@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use magpie_cluster::Config;
+use magpie_cluster::{Config, RetentionRule};
 use serde::{Deserialize, Serialize};
 
 /// The same on every node.
@@ -33,6 +33,13 @@ pub(crate) struct ClusterSettings {
     /// Bytes of messages that a partition keeps for sessions after the log let them go, and bytes of log that it holds while it cannot find
     /// out which messages are needed. Beyond, the oldest messages are lost, counted in `magpie_messages_lost_total`.
     pub(crate) message_hold_bytes: ByteSize,
+    /// How long a message may wait for sessions after the log let it go; 0s: as long as a session needs it. Older ones are lost, counted in
+    /// `magpie_messages_lost_total` and with each session that waited for them.
+    #[serde(with = "humantime_serde")]
+    pub(crate) message_hold_age: Duration,
+    /// The same for some topics, and by bytes, in the file only: `[[cluster.retention]]` with `filter = "telemetry/#"` and one or both of
+    /// `age = "1h"` and `bytes = "1GiB"`. Bytes are those of the cluster; a filter with a wildcard gives each partition its share. At most 64.
+    pub(crate) retention: Vec<RetentionSetting>,
     /// Sessions that outlive their connections, in the whole cluster; each partition admits its share of them. Past it, a CONNECT that would
     /// begin one more is refused with 0x97 (version 3: 0x03), and counted in `magpie_sessions_refused_total`; one that resumes a session, or
     /// asks for none, is let in.
@@ -49,6 +56,27 @@ pub(crate) struct ClusterSettings {
     pub(crate) route_linger: Duration,
 }
 
+/// One `[[cluster.retention]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetentionSetting {
+    filter: String,
+    #[serde(default, with = "humantime_serde")]
+    age: Option<Duration>,
+    #[serde(default)]
+    bytes: Option<ByteSize>,
+}
+
+impl RetentionSetting {
+    fn rule(&self) -> RetentionRule {
+        RetentionRule {
+            filter: self.filter.clone(),
+            age: self.age,
+            bytes: self.bytes.map(|bytes| bytes.as_u64()),
+        }
+    }
+}
+
 impl Default for ClusterSettings {
     fn default() -> Self {
         let config = Config::default();
@@ -60,6 +88,8 @@ impl Default for ClusterSettings {
             log_retain_bytes: ByteSize::b(config.log_retain_bytes),
             log_retain: config.log_retain,
             message_hold_bytes: ByteSize::b(config.message_hold_bytes),
+            message_hold_age: config.message_hold_age,
+            retention: Vec::new(),
             sessions_max: config.sessions_max,
             session_bytes_max: ByteSize::b(config.session_bytes_max),
             queue_bytes: ByteSize::b(config.queue_bytes as u64),
@@ -83,6 +113,8 @@ impl ClusterSettings {
         config.log_retain_bytes = self.log_retain_bytes.as_u64();
         config.log_retain = self.log_retain;
         config.message_hold_bytes = self.message_hold_bytes.as_u64();
+        config.message_hold_age = self.message_hold_age;
+        config.retention = self.retention.iter().map(RetentionSetting::rule).collect();
         config.sessions_max = self.sessions_max;
         config.session_bytes_max = self.session_bytes_max.as_u64();
         config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use magpie_codec::TopicName;
 use magpie_state::partition::{PartitionCommand, PartitionState, Skip, waiting};
-use magpie_state::{Position, Record};
+use magpie_state::{Position, Record, published_ms};
 
 use super::PartitionIndex;
 use super::topic_index::{Found, TopicIndex};
@@ -34,10 +34,15 @@ pub(super) struct Followed {
 
 /// What an entry of the log means to the index.
 enum Step {
-    Add(Vec<(TopicName, Found)>),
-    Trim { upto: u64, keep: Vec<Position> },
+    /// With when the newest of them was published, milliseconds since 1970.
+    Add(Vec<(TopicName, Found)>, u64),
+    Trim {
+        upto: u64,
+        keep: Vec<Position>,
+    },
     Forget(Vec<Position>),
     Lose(Position),
+    LoseAt(Vec<Position>),
 }
 
 impl PartitionIndex {
@@ -166,7 +171,10 @@ impl Followed {
     fn take(&mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
-                Step::Add(messages) => {
+                Step::Add(messages, published_ms) => {
+                    if let Some((_, last)) = messages.last() {
+                        self.index.note_time(last.position, published_ms);
+                    }
                     for (topic, found) in messages {
                         self.add(&topic, found);
                     }
@@ -174,6 +182,7 @@ impl Followed {
                 Step::Trim { upto, keep } => self.index.trim(upto, &keep),
                 Step::Forget(positions) => self.index.forget(&positions),
                 Step::Lose(upto) => self.index.lose(upto),
+                Step::LoseAt(positions) => self.index.lose_at(&positions),
             }
         }
     }
@@ -192,7 +201,11 @@ impl Followed {
 fn step(index: u64, command: &Bytes, skipped: &[u32]) -> Option<Step> {
     match PartitionCommand::decode(command).ok()? {
         PartitionCommand::Append(append) => {
-            let messages = waiting(command, &append, Skip::Records(skipped)).into_iter();
+            let waiting = waiting(command, &append, Skip::Records(skipped));
+            let times = waiting.iter();
+            let times = times.filter_map(|it| published_ms(&command[it.offset as usize..]));
+            let published_ms = times.max().unwrap_or(0);
+            let messages = waiting.into_iter();
             let messages = messages.map(|message| {
                 let found = Found {
                     position: Position::at(index, message.ordinal),
@@ -201,11 +214,12 @@ fn step(index: u64, command: &Bytes, skipped: &[u32]) -> Option<Step> {
                 };
                 (message.topic, found)
             });
-            Some(Step::Add(messages.collect()))
+            Some(Step::Add(messages.collect(), published_ms))
         }
         PartitionCommand::Trim { upto, keep } => Some(Step::Trim { upto, keep }),
         PartitionCommand::Forget { positions } => Some(Step::Forget(positions)),
-        PartitionCommand::Lose { upto } => Some(Step::Lose(upto)),
+        PartitionCommand::Lose { upto, .. } => Some(Step::Lose(upto)),
+        PartitionCommand::LoseAt { positions, .. } => Some(Step::LoseAt(positions)),
         _ => None,
     }
 }
@@ -236,6 +250,7 @@ fn load_rows(stored: &Stored, trimmed: u64, held: &[Position]) -> io::Result<Top
                         offset: 0,
                         bytes,
                     };
+                    index.note_time(position, publish.published_ms);
                     index.add(&publish.message.topic, found);
                 }
                 _ => tracing::error!(%position, "a kept message cannot be read"),

@@ -169,7 +169,10 @@ fn lose(replicas: &Replicas, waiting: &mut Waiting, chance: &mut Chance) {
         *upto
     };
     waiting.messages.retain(|(position, _)| *position > upto);
-    replicas.first().propose(&PartitionCommand::Lose { upto });
+    replicas.first().propose(&PartitionCommand::Lose {
+        upto,
+        told: Vec::new(),
+    });
 }
 
 fn fenced() -> Record {

@@ -1,5 +1,7 @@
 //! Which messages of a partition wait, by topic and in order: pure, fed by whoever reads the log.
 
+mod rules;
+mod times;
 mod weigh;
 
 use std::cmp::Reverse;
@@ -79,6 +81,7 @@ pub(super) struct TopicIndex {
     trimmed: u64,
     /// Messages that a limit removed, the latest of them, in log order.
     lost: VecDeque<(Position, TopicName)>,
+    times: times::Times,
 }
 
 impl TopicIndex {
@@ -212,15 +215,10 @@ impl TopicIndex {
         while number != self.kept.next() && self.kept.position(number) <= upto {
             if let Some(message) = self.kept.message(number) {
                 gone.push(message.position);
-                let name = self.topics.name(message.topic).cloned();
-                self.lost.extend(name.map(|name| (message.position, name)));
-                while self.lost.len() > LOST_MAX {
-                    self.lost.pop_front();
-                }
             }
             number = number.wrapping_add(1);
         }
-        self.forget(&gone);
+        self.lose_at(&gone);
     }
 
     /// How many messages above `after` that any of the filters matches a limit removed, as far as is known.

@@ -18,6 +18,7 @@ use magpie_state::{PartitionId, Position};
 use tokio::time::Instant;
 
 use super::Membership;
+use super::retention_rules::{self, Ages};
 use crate::index::{PartitionIndex, Waiting};
 use crate::needed::Asking;
 use crate::raft::RaftGroup;
@@ -52,6 +53,7 @@ struct Round {
     trims: VecDeque<(u64, Instant)>,
     /// Up to where [`PartitionCommand::ForgetSkipped`] was proposed.
     forgotten: u64,
+    ages: Ages,
 }
 
 impl Membership {
@@ -97,9 +99,13 @@ impl Membership {
         };
         let trimmed = self.trim(partition, group, &index, &asking, round).await;
         let swept = sweep(partition, group, &index, &asking, round).await;
-        self.hold_limit(partition, group, &index).await?;
+        self.hold_limit(partition, group, &index).await;
+        let config = &self.inner.config;
+        let ages = &mut round.ages;
+        let enforced =
+            retention_rules::enforce(partition, partitions, group, &index, config, ages).await;
         tell_sizes(partition, &index);
-        trimmed.and(swept)
+        trimmed.and(swept).and(enforced)
     }
 
     /// Trims what the log need not hold any longer.
@@ -141,13 +147,14 @@ impl Membership {
     ) -> Option<()> {
         let limit = self.inner.config.message_hold_bytes;
         let size = index.size();
-        let (mut upto, mut lost) = (None, 0);
+        let (mut upto, mut lost, mut told) = (None, 0, Vec::new());
         if size.kept_bytes > limit {
             let excess = size.kept_bytes - limit + limit / LOSE_PART;
             let oldest = index.kept_after(Position::START, usize::MAX, usize::MAX, excess);
             let oldest = oldest.await.ok()?;
             upto = oldest.messages.last().map(|last| last.position);
             lost = oldest.messages.len();
+            told = retention_rules::told(&oldest);
         }
         let held = group.settled(limit, Duration::MAX).unwrap_or(0);
         if held > group.with_state(PartitionState::trimmed) {
@@ -157,12 +164,15 @@ impl Membership {
                 .await
                 .ok()?;
             upto = Some(Position::end_of(held));
-            lost = young.messages.len() + size.kept as usize;
+            let kept = index.kept_after(Position::START, usize::MAX, usize::MAX, u64::MAX);
+            let kept = kept.await.ok()?;
+            lost = young.messages.len() + kept.messages.len();
+            told = retention_rules::told(&kept);
+            told.extend(retention_rules::told(&young));
         }
         let upto = upto?;
-        propose(group, &PartitionCommand::Lose { upto }).await?;
-        metrics::counter!("magpie_messages_lost_total", "partition" => partition.to_string())
-            .increment(lost as u64);
+        propose(group, &PartitionCommand::Lose { upto, told }).await?;
+        retention_rules::count(partition, "room", lost);
         tracing::warn!(%partition, %upto, lost, limit, "messages that wait take more room than they may; the oldest are lost");
         Some(())
     }
@@ -239,7 +249,7 @@ async fn forget_skipped(group: &Partition, round: &mut Round) -> Option<()> {
 }
 
 /// Proposes a command; the index at which it was applied.
-async fn propose(group: &Partition, command: &PartitionCommand) -> Option<u64> {
+pub(super) async fn propose(group: &Partition, command: &PartitionCommand) -> Option<u64> {
     let proposal = tokio::time::timeout(PROPOSE_WITHIN, group.propose(command.encode()));
     proposal.await.ok()?.ok().map(|(index, _)| index)
 }

@@ -248,6 +248,11 @@ impl PartitionState {
                 session,
                 packet_id,
             } => self.received.release(&client, session, packet_id, changed),
+            Record::Lost { partition, topics } => {
+                if stream.is_outbox() {
+                    self.sessions.lost_elsewhere(partition, &topics, changed);
+                }
+            }
             Record::Fence {
                 client,
                 epoch,

@@ -5,10 +5,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::append::Append;
 use super::limits::PartitionLimits;
 use super::sessions::Loss;
+use crate::record::{put_lost_topics, read_lost_topics};
 use crate::wire::{
     put_count, put_stream, read_list, read_stream, read_u8, read_u16, read_u32, read_u64,
 };
-use crate::{DecodeError, PartitionId, Position, StreamId};
+use crate::{DecodeError, LostTopic, PartitionId, Position, StreamId};
 
 /// A command of a partition's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,15 @@ pub enum PartitionCommand {
     Lose {
         /// Inclusive.
         upto: Position,
+        /// What of that is told to the Sessions.
+        told: Vec<LostTopic>,
+    },
+    /// A limit: these kept messages go, needed or not.
+    LoseAt {
+        /// Which.
+        positions: Vec<Position>,
+        /// What of that is told to the Sessions.
+        told: Vec<LostTopic>,
     },
     /// Kept messages that nobody needs any more.
     Forget {
@@ -83,6 +93,7 @@ const FORGET: u8 = 8;
 const LOSE: u8 = 9;
 const LIMIT: u8 = 20;
 const LOSE_WAITING: u8 = 21;
+const LOSE_AT: u8 = 22;
 
 impl PartitionCommand {
     /// The command's bytes, as they stand in the log.
@@ -134,9 +145,15 @@ impl PartitionCommand {
                 out.put_u64_le(*upto);
                 put_positions(&mut out, keep);
             }
-            Self::Lose { upto } => {
+            Self::Lose { upto, told } => {
                 out.put_u8(LOSE);
                 out.put_u64_le(upto.0);
+                put_lost_topics(&mut out, told);
+            }
+            Self::LoseAt { positions, told } => {
+                out.put_u8(LOSE_AT);
+                put_positions(&mut out, positions);
+                put_lost_topics(&mut out, told);
             }
             Self::Forget { positions } => {
                 out.put_u8(FORGET);
@@ -184,6 +201,11 @@ impl PartitionCommand {
             },
             LOSE => Self::Lose {
                 upto: Position(read_u64(buf, "position")?),
+                told: read_lost_topics(buf)?,
+            },
+            LOSE_AT => Self::LoseAt {
+                positions: read_positions(buf)?,
+                told: read_lost_topics(buf)?,
             },
             FORGET => Self::Forget {
                 positions: read_positions(buf)?,

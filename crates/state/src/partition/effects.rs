@@ -6,7 +6,7 @@ use super::outbox::UNROUTED;
 use super::sessions::Effect;
 use super::{PartitionState, table};
 use crate::wire::read_u16;
-use crate::{DecodeError, PartitionId, Record, partition_of};
+use crate::{DecodeError, LostTopic, PartitionId, Record, partition_of};
 
 impl PartitionState {
     /// Puts what the command came to into the outbox.
@@ -27,6 +27,17 @@ impl PartitionState {
             }
         }
         self.outbox.seal(&mut self.changed);
+    }
+
+    /// Tells all partitions what a limit took from the Sessions that are stored there.
+    pub(super) fn tell_lost(&mut self, topics: Vec<LostTopic>) {
+        if let Some((partition, _)) = self.configured
+            && !topics.is_empty()
+        {
+            let mut record = BytesMut::new();
+            Record::Lost { partition, topics }.encode(&mut record);
+            self.send(&record);
+        }
     }
 
     /// Puts a record into the outbox: a publish for the partition of its topic, all else for every partition.

@@ -210,6 +210,13 @@ pub(crate) fn skim(bytes: &[u8]) -> Option<Skimmed> {
     })
 }
 
+/// The publish time of a record, milliseconds since 1970; `None` if it is no publish.
+#[must_use]
+pub fn published_ms(record: &[u8]) -> Option<u64> {
+    let at = record.get(PUBLISHED_MS_AT..PUBLISHED_MS_AT + 8)?;
+    is_publish(record).then(|| at.try_into().map(u64::from_le_bytes).ok())?
+}
+
 /// Sets the publish time of a record that [is a publish](is_publish).
 pub(crate) fn stamp(record: &mut [u8], published_ms: u64) {
     record[PUBLISHED_MS_AT..PUBLISHED_MS_AT + 8].copy_from_slice(&published_ms.to_le_bytes());

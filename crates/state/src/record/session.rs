@@ -126,7 +126,10 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
             out.put_u8(kind::REFUSE);
             put_stream(out, *stream);
         }
-        Record::Publish(_) | Record::JoinShare { .. } | Record::LeaveShare { .. } => {
+        Record::Lost { .. }
+        | Record::Publish(_)
+        | Record::JoinShare { .. }
+        | Record::LeaveShare { .. } => {
             unreachable!("encoded elsewhere")
         }
     }

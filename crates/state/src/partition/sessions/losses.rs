@@ -1,14 +1,16 @@
 //! What Sessions lose to limits.
 
+use std::collections::HashMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
 use super::super::Changed;
 use super::{Sessions, cursors, key};
 use crate::wire::{
     put_count, put_place, put_text, read_client, read_epoch, read_list, read_place, read_u8,
     read_u64,
 };
-use crate::{ClientId, Cursor, DecodeError, Epoch, PartitionId, Position};
-
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::{ClientId, Cursor, DecodeError, Epoch, LostTopic, PartitionId, Position};
 
 /// What waits for one Session and is too much: it is lost to that Session, and to no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,36 @@ impl Loss {
 }
 
 impl Sessions {
+    /// A limit has removed messages of a partition. They are counted for each Session that waited for some of them: exactly, if it had not begun
+    /// to read them, else as all of their topic.
+    pub(in super::super) fn lost_elsewhere(
+        &mut self,
+        partition: PartitionId,
+        topics: &[LostTopic],
+        changed: &mut Changed,
+    ) {
+        for lost in topics {
+            let mut waiting = HashMap::new();
+            self.interest.for_each_match(&lost.topic, |filter, number| {
+                let session = self.table.at(number);
+                let since = session
+                    .subscription(filter)
+                    .and_then(|subscription| subscription.since(partition))
+                    .unwrap_or_default();
+                let above = since.max(self.floor(session, partition));
+                let known = waiting.entry(number).or_insert(above);
+                *known = above.min(*known);
+            });
+            for (number, above) in waiting {
+                if above < lost.last {
+                    let session = self.table.at_mut(number);
+                    session.add_lost(lost.messages);
+                    changed.insert(key(&session.client));
+                }
+            }
+        }
+    }
+
     /// A Session's oldest messages are too many. A reader that got further meanwhile is not set back.
     pub(in super::super) fn lose(&mut self, loss: &Loss, changed: &mut Changed) {
         let Some(number) = self.table.find(&loss.client.0) else {

@@ -237,3 +237,65 @@ fn what_waits_too_much_is_lost_to_that_session_alone_and_what_is_in_flight_goes_
     let behind = replica.state.sessions_behind(0, 1);
     assert_eq!((behind.0.len(), behind.1.is_some()), (1, true));
 }
+
+#[test]
+fn what_a_limit_removes_is_told_to_all_partitions_and_counted_for_those_who_waited() {
+    let at = |index| Position::at(index, 0);
+    let lost = |topic: &'static str, first, last, messages| crate::LostTopic {
+        topic: super::topic(topic),
+        first: at(first),
+        last: at(last),
+        messages,
+    };
+    let mut topics = Replica::configured();
+    topics.apply(&PartitionCommand::Trim {
+        upto: 20,
+        keep: vec![at(3), at(5), at(9)],
+    });
+    topics.apply(&PartitionCommand::LoseAt {
+        positions: vec![at(3), at(9)],
+        told: vec![lost("a", 3, 9, 2)],
+    });
+    assert_eq!(topics.state.kept().collect::<Vec<_>>(), [at(5)]);
+    topics.apply(&PartitionCommand::Lose {
+        upto: at(5),
+        told: vec![lost("b/c", 5, 5, 1)],
+    });
+    assert_eq!(topics.state.kept().count(), 0);
+    let told = topics.sent_out();
+    let partitions = [HERE, HERE, THERE, THERE];
+    assert_eq!(
+        told.iter().map(|(to, _)| *to).collect::<Vec<_>>(),
+        partitions
+    );
+
+    let mut sessions = Replica::configured();
+    for (id, of, since) in [
+        ("early", "a", 1),
+        ("both", "#", 1),
+        ("between", "a", 5),
+        ("late", "a", 9),
+        ("other", "c", 1),
+    ] {
+        let attached = sessions.connect(A1, id, true, 60, None);
+        let to = subscription(
+            of,
+            QoS::AtLeastOnce,
+            &[(HERE, at(since)), (THERE, at(since))],
+        );
+        sessions.send(A1, &[subscribe(id, attached.epoch, to)]);
+    }
+    let records: Vec<_> = told
+        .into_iter()
+        .filter(|(to, _)| *to == THERE)
+        .map(|(_, it)| it)
+        .collect();
+    // From a node it would be a lie.
+    sessions.send(A1, &records);
+    assert_eq!(sessions.session("early").unwrap().lost, 0);
+    sessions.send(StreamId::outbox(HERE), &records);
+    let count = |id| sessions.session(id).unwrap().lost;
+    let counts = ["early", "both", "between", "late", "other"].map(count);
+    // The third waited for one of the two, which is not known that exactly.
+    assert_eq!(counts, [2, 3, 2, 0, 0]);
+}
