@@ -4,6 +4,7 @@
 
 mod tidy {
     mod arrows;
+    mod conformance;
     mod papers;
     mod source;
     mod tree;

@@ -129,6 +129,8 @@ impl Deliverer {
                 _ => push(receiver, published, found.partition, wakes),
             });
         };
+        // [MQTT-4.5.0-1], [MQTT-4.6.0-5], [MQTT-4.6.0-6], [MQTT-4.5.0-1 v3.1.1], [MQTT-4.6.0-5 v3.1.1],
+        // [MQTT-4.6.0-6 v3.1.1]: to all, message by message.
         match &found.receivers {
             Receivers::Few(few) => few.iter().for_each(push),
             Receivers::Crowd => subscribers.for_each_of_crowd(&found.topic, &mut push),
@@ -215,9 +217,9 @@ fn push(
     };
     let delivery = Delivery {
         message: Arc::clone(published.message),
-        // [MQTT-3.8.4-8]
+        // [MQTT-3.8.4-8], [MQTT-4.8.2-3], [MQTT-3.8.4-6 v3.1.1]
         qos: published.qos.min(grant.qos),
-        // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+        // [MQTT-3.3.1-12], [MQTT-3.3.1-13], [MQTT-3.3.1-9 v3.1.1]
         retain: published.retain && grant.retain_as_published,
         subscription_ids: grant.ids.clone(),
         token: published.position.map_or(UNTRACKED, |position| Token {

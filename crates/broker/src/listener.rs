@@ -183,6 +183,8 @@ pub(crate) async fn run(listener: Listener, node: Arc<Shared>, stop: Cancellatio
     }
 }
 
+// [MQTT-4.2.0-1], [MQTT-7.1.1-1 v3.1.1]: TCP. There is nothing that a client needs to know beyond MQTT
+// [MQTT-7.0.0-2 v3.1.1].
 fn accept(socket: TcpStream, remote: SocketAddr, kind: Kind, node: &Arc<Shared>) {
     let Some(seat) = node.take_seat() else {
         node.metrics.refused_connection_limit.increment(1);

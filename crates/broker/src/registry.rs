@@ -42,6 +42,7 @@ impl Registry {
 
     /// A connection begins its attach.
     pub(crate) fn enter(&self, client: &ClientId, handle: &Arc<Handle>) {
+        // [MQTT-3.1.3-2], [MQTT-3.1.3-2 v3.1.1]
         let mut shard = self.shard(client);
         shard
             .entry(client.clone())
@@ -93,7 +94,7 @@ impl Registry {
         if let Some(entry) = shard.get_mut(client) {
             entry.newest = entry.newest.max(epoch);
             for older in entry.below(epoch) {
-                // [MQTT-3.1.4-3]: the older connection learns that it was taken over.
+                // [MQTT-3.1.4-3], [MQTT-3.1.4-2 v3.1.1]: the older connection learns that it was taken over.
                 older.mailbox.evict(Eviction::TakenOver);
                 older.mailbox.when_gone(Arc::clone(&gone));
             }

@@ -324,7 +324,7 @@ fn delivery(subscription: &Subscription, partition: PartitionId, item: TailItem)
         expires_at: clock::expires_at(&item.message, item.published_ms),
         message: item.message,
         qos: item.qos.min(subscription.options.qos),
-        // [MQTT-3.3.1-8]
+        // [MQTT-3.3.1-8 v3.1.1]
         retain: true,
         subscription_ids: subscription.id.into_iter().collect(),
         token: Token {

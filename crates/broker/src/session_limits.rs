@@ -52,7 +52,7 @@ pub struct SessionConfig {
     pub topic_alias_max: u16,
     /// Topic Aliases that this node sets towards a version 5 client. Default 16.
     pub topic_alias_out_max: u16,
-    /// Bytes in a Client Identifier. Default 1024.
+    /// Bytes in a Client Identifier, 23 at least. Default 1024.
     pub client_id_bytes_max: u16,
 }
 
@@ -132,6 +132,12 @@ impl SessionConfig {
             "topic_levels",
             (1..=128).contains(&self.topic_levels),
             "must be from 1 to 128",
+        );
+        check(
+            "client_id_bytes_max",
+            // [MQTT-3.1.3-5], [MQTT-3.1.3-5 v3.1.1]
+            self.client_id_bytes_max >= 23,
+            "must be at least 23",
         );
     }
 

@@ -470,7 +470,7 @@ impl Place<'_> {
     }
 }
 
-/// [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]; a shared subscription gets none [section 4.8.2].
+/// [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11], [MQTT-3.3.1-6 v3.1.1]; a shared subscription gets none [section 4.8.2].
 fn wants_retained(subscription: &Subscription) -> bool {
     !subscription.filter.is_shared()
         && match subscription.options.retain_handling {

@@ -143,6 +143,7 @@ impl Subscribers {
 
     /// Ends a subscription. False if there was none.
     pub(crate) fn remove(&self, handle: &Handle, filter: &TopicFilter) -> bool {
+        // [MQTT-3.10.4-2], [MQTT-3.10.4-2 v3.1.1]
         self.change(|table| table.unsubscribe(filter, handle.number))
             .is_some()
     }
@@ -369,6 +370,7 @@ impl Grant {
                 retain_as_published: false,
                 ids: SmallVec::new(),
             });
+            // [MQTT-3.3.4-2], [MQTT-3.3.4-3], [MQTT-3.3.4-4], [MQTT-3.3.5-1 v3.1.1]
             grant.qos = grant.qos.max(options.qos);
             grant.retain_as_published |= options.retain_as_published;
             grant.ids.extend(id);

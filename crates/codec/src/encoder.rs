@@ -7,7 +7,9 @@ use bytes::BytesMut;
 use crate::packet::PublishParts;
 use crate::property::Detail;
 use crate::sink::{Measure, Sink};
-use crate::{EncodeError, Message, Packet, ProtocolVersion, PublishHeader, VARIABLE_INT_MAX};
+use crate::{
+    EncodeError, Message, Packet, ProtocolVersion, PublishHeader, ReasonCode, VARIABLE_INT_MAX,
+};
 
 /// Appends a packet to `buf`. What the version cannot say is left out; a CONNECT is written in its own version.
 ///
@@ -28,6 +30,11 @@ pub fn encode(
         version,
         packet_bytes_max,
     };
+    if version.has_properties() && !has_valid_reasons(packet) {
+        return Err(EncodeError::Invalid(
+            "the packet cannot carry this reason code",
+        ));
+    }
     match packet {
         Packet::Publish(publish) => {
             let parts = publish.parts();
@@ -54,6 +61,28 @@ pub fn encode(
         Packet::Disconnect(disconnect) => frame.put(first_byte(0), disconnect, buf),
         Packet::Auth(_) if !version.has_properties() => Err(EncodeError::NotInVersion),
         Packet::Auth(auth) => frame.put(first_byte(0), auth, buf),
+    }
+}
+
+/// Whether the reason codes are of the packet's table [MQTT-3.2.2-8], [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1],
+/// [MQTT-3.7.2-1], [MQTT-3.9.3-2], [MQTT-3.11.3-2], [MQTT-3.14.2-1], [MQTT-3.15.2-1].
+fn has_valid_reasons(packet: &Packet) -> bool {
+    let is_valid = |reason: &ReasonCode| reason.is_valid_in(packet.packet_type());
+    match packet {
+        Packet::ConnAck(connack) => is_valid(&connack.reason),
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+            is_valid(&ack.reason)
+        }
+        Packet::SubAck(suback) => suback.reasons.iter().all(is_valid),
+        Packet::UnsubAck(unsuback) => unsuback.reasons.iter().all(is_valid),
+        Packet::Disconnect(disconnect) => is_valid(&disconnect.reason),
+        Packet::Auth(auth) => is_valid(&auth.reason),
+        Packet::Connect(_)
+        | Packet::Publish(_)
+        | Packet::Subscribe(_)
+        | Packet::Unsubscribe(_)
+        | Packet::PingReq
+        | Packet::PingResp => true,
     }
 }
 
@@ -142,6 +171,9 @@ struct Frame {
 impl Frame {
     /// Writes a packet with as much detail as fits.
     fn put<B: Body>(self, first_byte: u8, body: &B, buf: &mut BytesMut) -> Result<(), EncodeError> {
+        // [MQTT-3.2.2-19], [MQTT-3.2.2-20], [MQTT-3.4.2-2], [MQTT-3.4.2-3], [MQTT-3.5.2-2], [MQTT-3.5.2-3],
+        // [MQTT-3.6.2-2], [MQTT-3.6.2-3], [MQTT-3.7.2-2], [MQTT-3.7.2-3], [MQTT-3.9.2-1], [MQTT-3.9.2-2],
+        // [MQTT-3.11.2-1], [MQTT-3.11.2-2], [MQTT-3.14.2-3], [MQTT-3.14.2-4], [MQTT-3.15.2-2], [MQTT-3.15.2-3]
         for detail in [Detail::All, Detail::ReasonString, Detail::Bare] {
             let body_bytes = measure(body, self.version, detail)?;
             let Some((remaining_bytes, packet_bytes)) = self.sizes(body_bytes) else {

@@ -11,7 +11,7 @@ pub struct DecodeError {
     pub reason: ReasonCode,
     /// The packet that broke the rule; `None` when the type itself is not valid.
     pub packet: Option<PacketType>,
-    /// The conformance statement or section that is broken, for instance `MQTT-3.3.1-4`.
+    /// The conformance statement or section that is broken, by its number.
     pub rule: &'static str,
     /// What is wrong, in words for a log line.
     pub what: &'static str,

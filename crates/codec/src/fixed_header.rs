@@ -87,6 +87,9 @@ impl PacketType {
             Some(ProtocolVersion::V3_1) => 0,
             _ => 0b1111,
         };
+        // [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1], [MQTT-3.14.1-1], [MQTT-3.15.1-1], [MQTT-2.2.2-1 v3.1.1],
+        // [MQTT-2.2.2-2 v3.1.1], [MQTT-3.6.1-1 v3.1.1], [MQTT-3.8.1-1 v3.1.1], [MQTT-3.10.1-1 v3.1.1],
+        // [MQTT-3.14.1-1 v3.1.1]
         // [MQTT-2.1.3-1]
         if (flags ^ flags_demanded) & flags_checked != 0 {
             return Err(Fault::malformed(

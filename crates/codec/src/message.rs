@@ -102,6 +102,7 @@ impl MessageProperties {
         match id {
             PropertyId::PayloadFormatIndicator => self.payload_format_utf8 = block.bool()?,
             PropertyId::MessageExpiryInterval => self.expiry_interval_s = Some(block.values.u32()?),
+            // [MQTT-3.3.2-19]
             PropertyId::ContentType => self.content_type = Some(block.values.text()?),
             PropertyId::ResponseTopic => self.response_topic = Some(response_topic(block)?),
             PropertyId::CorrelationData => self.correlation_data = Some(block.values.binary()?),
@@ -113,6 +114,7 @@ impl MessageProperties {
 
     /// Writes all but the expiry interval, which a delivery may override.
     pub(crate) fn put_lasting<S: Sink>(&self, sink: &mut S) {
+        // [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17], [MQTT-3.3.2-18], [MQTT-3.3.2-20]
         if self.payload_format_utf8 {
             sink.property_u8(PropertyId::PayloadFormatIndicator, 1);
         }
@@ -127,6 +129,7 @@ impl MessageProperties {
 }
 
 fn response_topic(block: &mut PropertyReader<'_>) -> Result<TopicName, Fault> {
+    // [MQTT-3.3.2-13]
     block.values.topic_name().map_err(|fault| match fault.rule {
         "MQTT-3.3.2-2" => Fault::protocol("MQTT-3.3.2-14", "a response topic contains a wildcard"),
         _ => fault,

@@ -101,6 +101,7 @@ impl<'a> PropertyReader<'a> {
             ));
         }
         self.user_properties += 1;
+        // [MQTT-1.5.7-1]
         let name = self.values.text()?;
         into.push((name, self.values.text()?));
         Ok(())
@@ -202,6 +203,7 @@ pub(crate) fn put_block<P: Properties, S: Sink>(
     sink: &mut S,
 ) {
     let Some(properties) = properties else {
+        // [MQTT-2.2.2-1]
         return sink.u8(0);
     };
     put_length(block_bytes(Some(properties), detail), sink);

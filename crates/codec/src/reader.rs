@@ -173,6 +173,7 @@ impl<'a> Reader<'a> {
 
     /// A Topic Filter of no more levels than the limit.
     pub(crate) fn topic_filter(&mut self) -> Result<TopicFilter, Fault> {
+        // [MQTT-3.8.3-1], [MQTT-3.10.3-1], [MQTT-3.8.3-1 v3.1.1], [MQTT-3.10.3-1 v3.1.1]
         let filter = TopicFilter::try_from(self.binary()?)?;
         if self.is_too_deep(filter.filter().as_bytes()) {
             return Err(Fault::new(
@@ -194,7 +195,7 @@ impl<'a> Reader<'a> {
 
     #[inline(always)]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, Fault> {
-        // [MQTT-2.2.1-3], [MQTT-2.2.1-4]
+        // [MQTT-2.2.1-3], [MQTT-2.2.1-4], [MQTT-2.3.1-1 v3.1.1]
         PacketId::new(self.u16()?)
             .ok_or(Fault::protocol("MQTT-2.2.1-3", "a packet identifier is 0"))
     }

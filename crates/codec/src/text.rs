@@ -106,14 +106,16 @@ impl Text {
 /// Checks the rules of section 1.5.4.
 #[inline(always)]
 fn check(bytes: &[u8], found: Scan) -> Result<(), TextError> {
+    // [MQTT-4.7.3-3], [MQTT-4.7.3-3 v3.1.1]: topics and filters are texts, too.
     if bytes.len() > Text::BYTES_MAX {
         return Err(TextError::TooLong);
     }
-    // [MQTT-1.5.4-1]: surrogates cannot occur in well-formed UTF-8.
+    // [MQTT-1.5.4-1], [MQTT-1.4.0-1 v3.1.1]: surrogates cannot occur in well-formed UTF-8.
+    // [MQTT-1.5.4-3], [MQTT-1.4.0-3 v3.1.1]: nothing is left out, a byte order mark no more than another character.
     if found.non_ascii && std::str::from_utf8(bytes).is_err() {
         return Err(TextError::NotUtf8);
     }
-    // [MQTT-1.5.4-2]
+    // [MQTT-1.5.4-2], [MQTT-1.4.0-2 v3.1.1], [MQTT-4.7.3-2], [MQTT-4.7.3-2 v3.1.1]
     if found.null {
         return Err(TextError::Null);
     }

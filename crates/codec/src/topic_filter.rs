@@ -69,10 +69,11 @@ impl TopicFilter {
 
     /// Whether messages to `topic` belong to this filter (section 4.7).
     pub fn matches(&self, topic: &TopicName) -> bool {
+        // [MQTT-4.7.3-4], [MQTT-4.7.3-4 v3.1.1]: byte by byte.
         if self.exact {
             return self.filter() == topic.as_str();
         }
-        // [MQTT-4.7.2-1]: a leading wildcard does not match topics that begin with `$`.
+        // [MQTT-4.7.2-1], [MQTT-4.7.2-1 v3.1.1]: a leading wildcard does not match topics that begin with `$`.
         if topic.is_dollar() && self.filter().starts_with(['+', '#']) {
             return false;
         }
@@ -133,6 +134,7 @@ fn filter_start(whole: &str) -> Result<u16, TopicError> {
 
 /// Checks that wildcards stand alone in their level and `#` last, and tells whether there is none.
 fn check_wildcards(filter: &str) -> Result<bool, TopicError> {
+    // [MQTT-4.7.3-1 v3.1.1]
     if filter.is_empty() {
         return Err(TopicError::Empty);
     }
@@ -141,11 +143,11 @@ fn check_wildcards(filter: &str) -> Result<bool, TopicError> {
     for (at, byte) in bytes.iter().enumerate() {
         let starts_level = at == 0 || bytes[at - 1] == b'/';
         match byte {
-            // [MQTT-4.7.1-1]
+            // [MQTT-4.7.1-1], [MQTT-4.7.1-2 v3.1.1]
             b'#' if !starts_level || at + 1 != bytes.len() => {
                 return Err(TopicError::HashMisplaced);
             }
-            // [MQTT-4.7.1-2]
+            // [MQTT-4.7.1-2], [MQTT-4.7.1-3 v3.1.1]
             b'+' if !starts_level || bytes.get(at + 1).is_some_and(|next| *next != b'/') => {
                 return Err(TopicError::PlusMisplaced);
             }

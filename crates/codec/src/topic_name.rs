@@ -60,9 +60,11 @@ impl TopicName {
 
     #[inline(always)]
     fn of_scanned(text: Text, found: Scan) -> Result<Self, TopicError> {
+        // [MQTT-4.7.3-1 v3.1.1]
         if text.is_empty() {
             return Err(TopicError::Empty);
         }
+        // [MQTT-4.7.0-1], [MQTT-3.3.2-2 v3.1.1], [MQTT-4.7.1-1 v3.1.1]
         if found.wildcard {
             return Err(TopicError::WildcardInName);
         }

@@ -58,6 +58,7 @@ impl Connecting {
         } else {
             connect.client_id.compact()
         };
+        // [MQTT-3.1.3-5], [MQTT-3.1.3-8], [MQTT-3.1.3-5 v3.1.1], [MQTT-3.1.3-9 v3.1.1]
         if client_id.len() > usize::from(limits.client_id_bytes_max) {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
@@ -109,13 +110,16 @@ impl Connecting {
                     attach: Box::new(Attach {
                         client_id: self.client_id.clone(),
                         assigned: self.assigned,
+                        // [MQTT-3.1.4-4], [MQTT-3.1.4-3 v3.1.1]
                         clean_start: self.connect.clean_start,
                         session_expiry_s: self.terms.session_expiry_s,
+                        // [MQTT-3.1.2-7], [MQTT-3.1.2-8 v3.1.1], [MQTT-3.1.2-12 v3.1.1]
                         will: self.connect.will.take(),
                     }),
                 });
                 Ok(None)
             }
+            // [MQTT-3.1.4-2]
             (Step::Authenticate, Answer::Authenticated(Err(reason)))
             | (Step::Attach, Answer::AttachRefused(reason)) => Err(CloseCause::Refused(reason)),
             (Step::Attach, Answer::Attached { epoch, session }) => {
@@ -133,7 +137,8 @@ impl Connecting {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Box<Established> {
-        // [MQTT-3.2.2-2], [MQTT-3.2.2-3]: set exactly if there is a session.
+        // [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT-3.2.2-1 v3.1.1], [MQTT-3.2.2-2 v3.1.1], [MQTT-3.2.2-3 v3.1.1]: set exactly if
+        // there is a session.
         let is_resumed = session.is_some();
         let properties = self
             .terms
@@ -145,7 +150,10 @@ impl Connecting {
             reason: ReasonCode::Success,
             properties,
         };
+        // [MQTT-3.1.4-5], [MQTT-3.2.0-1], [MQTT-3.2.0-2], [MQTT-3.1.4-4 v3.1.1], [MQTT-3.2.0-1 v3.1.1]: before
+        // anything else, and only here.
         outputs.push_back(Output::Send(Packet::ConnAck(connack)));
+        // [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.1.2-4 v3.1.1]
         let session = session.map_or_else(Session::default, |session| *session);
         let mut established = Box::new(Established::new(
             Arc::clone(limits),
@@ -166,9 +174,11 @@ impl Connecting {
                 .then_some(terms.session_expiry_s),
             receive_maximum: NonZeroU16::new(limits.receive_maximum)
                 .filter(|max| *max < NonZeroU16::MAX),
+            // [MQTT-3.2.2-9]
             maximum_qos: limits.qos_max,
             retain_available: limits.retain_available,
             maximum_packet_size: NonZeroU32::new(limits.packet_bytes_max),
+            // [MQTT-3.2.2-16], [MQTT-3.1.3-7]
             assigned_client_identifier: self.assigned.then(|| self.client_id.clone()),
             topic_alias_maximum: limits.topic_aliases_in_max,
             wildcard_subscription_available: limits.wildcards_available,
@@ -177,6 +187,7 @@ impl Connecting {
             // [MQTT-3.1.2-21]: the client has to follow ours.
             server_keep_alive_s: (terms.keep_alive_s != self.connect.keep_alive_s)
                 .then_some(terms.keep_alive_s),
+            // [MQTT-3.1.2-28], [MQTT-4.12.0-6]: no response information, and no method.
             ..ConnAckProperties::default()
         }
     }
@@ -198,6 +209,7 @@ impl Terms {
         let keep_alive_s = if version.has_properties() && limits.keep_alive_s_max > 0 && too_long {
             limits.keep_alive_s_max
         } else {
+            // [MQTT-3.2.2-22]
             connect.keep_alive_s
         };
         Self {
@@ -205,6 +217,7 @@ impl Terms {
             keep_alive_s,
             session_expiry_asked_s,
             session_expiry_s: session_expiry_asked_s.min(limits.session_expiry_s_max),
+            // [MQTT-4.9.0-1]
             window: limits
                 .inflight_max
                 .min(properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get))
@@ -221,7 +234,7 @@ impl Terms {
 /// An id for a client that brought none, if it may.
 fn assigned_client_id(connect: &Connect, connection_id: u128) -> Result<Text, ReasonCode> {
     match connect.version {
-        // [MQTT-3.1.3-6], [MQTT-3.1.3-7]
+        // [MQTT-3.1.3-6], [MQTT-3.1.3-7], [MQTT-3.1.3-6 v3.1.1]
         ProtocolVersion::V5 => {}
         // [MQTT-3.1.3-7 v3.1.1], [MQTT-3.1.3-8 v3.1.1]: only with Clean Session 1.
         ProtocolVersion::V3_1_1 if connect.clean_start => {}

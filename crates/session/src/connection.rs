@@ -12,6 +12,7 @@ use magpie_codec::{
 
 use crate::connect::Connecting;
 use crate::established::Established;
+use crate::reason::carried_by;
 use crate::ticket::Subject;
 use crate::violation::Violation;
 use crate::{Answer, CloseCause, Delivery, Eviction, Limits, Output, Session, Ticket, will};
@@ -95,7 +96,7 @@ impl Connection {
             }
             State::AwaitingConnect { .. } => match packet {
                 Packet::Connect(connect) => self.handle_connect(connect, now),
-                // [MQTT-3.1.0-1]
+                // [MQTT-3.1.0-1], [MQTT-3.1.0-1 v3.1.1]
                 _ => Err(Violation::protocol_error("first packet is not CONNECT").into()),
             },
             State::Connecting(_) | State::Closed { .. } => Ok(()),
@@ -122,11 +123,18 @@ impl Connection {
         Ok(())
     }
 
-    /// The client's bytes are no packet: the connection is refused or closed with the reason [MQTT-4.13.1-1].
+    /// The client's bytes are no packet: the connection is refused or closed with the reason
+    /// [MQTT-4.13.1-1], [MQTT-4.8.0-1 v3.1.1].
     pub fn handle_decode_error(&mut self, error: DecodeError, now: Instant) {
-        let violation = Violation::new(error.reason, error.what);
+        let violation = match (&self.state, error.packet) {
+            // [MQTT-3.1.0-2]: whatever is wrong with it.
+            (State::Established(_), Some(PacketType::Connect)) => {
+                Violation::protocol_error("second CONNECT")
+            }
+            _ => Violation::new(error.reason, error.what),
+        };
         if let (State::AwaitingConnect { .. }, Some(version)) = (&self.state, error.answer_in) {
-            // [MQTT-3.1.2-2] and others: CONNACK says why, where the version has a code for it.
+            // [MQTT-3.1.2-2], [MQTT-3.1.4-1]: CONNACK says why, where the version has a code for it.
             if error.packet == Some(PacketType::Connect) {
                 self.version = version;
                 self.push_refusal(error.reason);
@@ -178,7 +186,7 @@ impl Connection {
     pub fn wants_packets(&self) -> bool {
         match &self.state {
             State::AwaitingConnect { .. } => true,
-            // [MQTT-3.1.4-5]: nothing after CONNECT is processed unless the client is let in.
+            // [MQTT-3.1.4-6], [MQTT-3.1.4-5 v3.1.1]: nothing after CONNECT is processed unless the client is let in.
             State::Connecting(_) => false,
             State::Established(established) => established.wants_packets(),
             State::Closed { .. } => false,
@@ -259,6 +267,8 @@ impl Connection {
         };
         let mut session_expiry_s = 0;
         let mut session_expiry_changed = false;
+        // [MQTT-3.14.4-1], [MQTT-3.14.4-2], [MQTT-4.13.2-1], [MQTT-3.2.2-7], [MQTT-3.2.2-5 v3.1.1]: after the goodbye
+        // of this nothing is sent, and the last output is the close.
         let session = match std::mem::replace(&mut self.state, closed) {
             State::Established(established) => {
                 self.push_disconnect(cause, established.terms.problem_information);
@@ -276,6 +286,7 @@ impl Connection {
                 None
             }
             State::AwaitingConnect { .. } => {
+                // [MQTT-3.14.0-1]: no DISCONNECT before CONNACK.
                 // A CONNECT that was refused at once; of other clients nothing is known.
                 if let CloseCause::Refused(_) = cause {
                     self.push_refusal_of(cause);
@@ -310,6 +321,7 @@ impl Connection {
     }
 
     fn push_refusal(&mut self, reason: ReasonCode) {
+        // [MQTT-3.2.2-6 v3.1.1]
         // Before version 5 there is no return code for a CONNECT that breaks the protocol: closed without a word
         // [MQTT-3.1.4-1 v3.1.1].
         let unsaid = matches!(
@@ -319,10 +331,10 @@ impl Connection {
         if !self.version.has_properties() && unsaid {
             return;
         }
-        // [MQTT-3.2.2-6]: no session with an error.
+        // [MQTT-3.2.2-6], [MQTT-3.2.2-4 v3.1.1]: no session with an error.
         let connack = ConnAck {
             session_present: false,
-            reason,
+            reason: carried_by(PacketType::ConnAck, reason),
             properties: None,
         };
         self.outputs
@@ -342,6 +354,7 @@ impl Connection {
         if !self.version.has_properties() {
             return;
         }
+        // [MQTT-3.1.2-29], [MQTT-3.14.2-2]: no other packet of ours has a reason string, and none a session expiry.
         let properties = what.filter(|_| problem_information).map(|what| {
             let reason_string = Some(Text::from_static(what));
             Box::new(DisconnectProperties {
@@ -351,7 +364,7 @@ impl Connection {
         });
         self.outputs
             .push_back(Output::Send(Packet::Disconnect(Disconnect {
-                reason,
+                reason: carried_by(PacketType::Disconnect, reason),
                 properties,
             })));
     }

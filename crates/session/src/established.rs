@@ -91,6 +91,7 @@ impl Established {
     ) -> Self {
         session.expiry_s = terms.session_expiry_s;
         Self {
+            // [MQTT-3.3.2-7]: each connection begins without aliases.
             aliases_in: InboundAliases::new(limits.topic_aliases_in_max),
             aliases_out: OutboundAliases::new(terms.topic_aliases_out_max),
             keep_alive: KeepAlive::new(terms.keep_alive_s, now),
@@ -128,7 +129,7 @@ impl Established {
             Packet::Subscribe(subscribe) => self.handle_subscribe(subscribe, now, outputs),
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(unsubscribe, now, outputs),
             Packet::PingReq => {
-                // [MQTT-3.12.4-1]
+                // [MQTT-3.12.4-1], [MQTT-3.12.4-1 v3.1.1]
                 outputs.push_back(Output::Send(Packet::PingResp));
                 // A client that pings had nothing else to say: a good time to be small.
                 self.shrink();
@@ -136,7 +137,7 @@ impl Established {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),
-            // [MQTT-3.1.0-2]
+            // [MQTT-3.1.0-2], [MQTT-3.1.0-2 v3.1.1]
             Packet::Connect(_) => Err(Violation::protocol_error("second CONNECT").into()),
             // A CONNECT with an authentication method is refused, so there is none here [MQTT-4.12.0-6].
             Packet::Auth(_) => {
@@ -247,6 +248,7 @@ impl Established {
         let subscribe = self.subscribes.front().map(|subscribe| subscribe.asked_at);
         let handshake = self.handshakes.as_ref().and_then(|it| it.oldest_asked_at());
         let questions = [publish, release, subscribe, handshake];
+        // [MQTT-4.8.0-2 v3.1.1]: a node that does not answer ends the connection.
         let oldest = questions.into_iter().flatten().min()?;
         oldest.checked_add(self.limits.answer_timeout)
     }

@@ -18,7 +18,7 @@ pub enum Answer {
         /// The number of this attachment; higher than any before it for the client.
         epoch: u64,
         /// The state that was kept for the client. CONNACK says Session Present exactly if there is one
-        /// [MQTT-3.2.2-2, MQTT-3.2.2-3], and its unacknowledged packets are sent again. `None` after a clean start.
+        /// [MQTT-3.2.2-2], [MQTT-3.2.2-3], and its unacknowledged packets are sent again. `None` after a clean start.
         session: Option<Box<Session>>,
     },
     /// To `Attach`: not now, or not here. The code goes into CONNACK.
@@ -58,7 +58,7 @@ pub struct Delivery {
     pub message: Arc<Message>,
     /// The QoS of this delivery: the lower one of the message's and the subscription's [MQTT-3.8.4-8].
     pub qos: QoS,
-    /// The RETAIN flag of this delivery, after Retain As Published [MQTT-3.3.1-12, MQTT-3.3.1-13].
+    /// The RETAIN flag of this delivery, after Retain As Published [MQTT-3.3.1-12], [MQTT-3.3.1-13].
     pub retain: bool,
     /// The identifiers of all matching subscriptions that have one.
     pub subscription_ids: SmallVec<[u32; 1]>,

@@ -18,7 +18,7 @@ pub(crate) struct KeepAlive {
 impl KeepAlive {
     /// `keep_alive_s` of 0 turns it off [MQTT-3.1.2-22].
     pub(crate) fn new(keep_alive_s: u16, now: Instant) -> Self {
-        // [MQTT-3.1.2-22]: one and a half times the Keep Alive.
+        // [MQTT-3.1.2-22], [MQTT-3.1.2-24 v3.1.1]: one and a half times the Keep Alive.
         let patience =
             (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500));
         Self {

@@ -17,6 +17,7 @@ mod keep_alive;
 mod limits;
 mod output;
 mod packet_ids;
+mod reason;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use magpie_codec::QoS;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// How long a new Network Connection may take until its CONNECT is complete. Past it, it is closed without a word
-    /// ([MQTT-3.1.4-1] leaves the amount to us). Default 10 s.
+    /// (section 3.1.4 leaves the amount to us). Default 10 s.
     pub connect_timeout: Duration,
     /// How long the node may take to answer a ticket. Past it the outcome counts as unknown: a CONNECT is refused
     /// with 0x88, anything else closes the connection without an acknowledgement, so that the client repeats.

@@ -48,6 +48,7 @@ impl InboundAliases {
                 "topic alias above the maximum",
             ));
         }
+        // [MQTT-3.3.2-12]
         let at = usize::from(alias.get()) - 1;
         if let Some(topic) = topic {
             if self.topics.len() <= at {
@@ -83,7 +84,7 @@ impl OutboundAliases {
     /// used. With more topics in turn than aliases, most stay useful instead of none.
     const MISSES_PER_CHANGE: u64 = 8;
 
-    /// `max` is the client's Topic Alias Maximum, or ours if that is lower [MQTT-3.1.2-26].
+    /// `max` is the client's Topic Alias Maximum, or ours if that is lower [MQTT-3.1.2-26], [MQTT-3.3.2-11].
     pub(crate) fn new(max: u16) -> Self {
         Self {
             topics: Vec::new(),
@@ -95,6 +96,7 @@ impl OutboundAliases {
 
     /// The alias for this topic, and whether the topic has to be sent with it. The PUBLISH must then be sent.
     pub(crate) fn assign(&mut self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
+        // [MQTT-3.1.2-27]
         if self.max == 0 || topic.as_str().len() < Self::TOPIC_BYTES_MIN {
             return None;
         }

@@ -33,9 +33,9 @@ pub(crate) fn admit(
     Ok(Box::new(will))
 }
 
-/// Whether a connection that ends like this takes its Will along [MQTT-3.1.2-8, MQTT-3.1.2-10].
+/// Whether a connection that ends like this takes its Will along [MQTT-3.1.2-8], [MQTT-3.1.2-10].
 pub(crate) fn is_discarded_by(cause: CloseCause) -> bool {
-    // [MQTT-3.14.4-3]: only a normal disconnection discards it; 0x04 asks for it.
+    // [MQTT-3.14.4-3], [MQTT-3.14.4-3 v3.1.1], [MQTT-3.1.2-10 v3.1.1]: only a normal disconnection discards it; 0x04 asks for it.
     cause == CloseCause::ByClient(ReasonCode::Success)
 }
 

@@ -86,7 +86,7 @@ fn received(handle: &Handle) -> Vec<Delivery> {
     std::iter::from_fn(|| taken.next()).collect()
 }
 
-/// [MQTT-3.8.4-8]
+/// [MQTT-3.8.4-8], [MQTT-3.8.4-6 v3.1.1]
 #[test]
 fn the_lower_qos_counts() {
     let mut world = World::new();
@@ -99,6 +99,7 @@ fn the_lower_qos_counts() {
     assert_eq!(qos, [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::AtLeastOnce]);
 }
 
+/// [MQTT-3.3.4-2], [MQTT-3.3.4-3], [MQTT-3.3.4-4], [MQTT-3.3.5-1 v3.1.1]
 #[test]
 fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_ids() {
     let mut world = World::new();
@@ -135,7 +136,7 @@ fn no_local_keeps_own_messages_away() {
     assert_eq!(received(&both)[0].subscription_ids.to_vec(), [2]);
 }
 
-/// [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+/// [MQTT-3.3.1-12], [MQTT-3.3.1-13], [MQTT-3.3.1-9 v3.1.1]
 #[test]
 fn retain_is_kept_only_as_published() {
     let mut world = World::new();
@@ -184,7 +185,7 @@ fn a_crowd_gets_it_once_each() {
     assert!(readers.iter().all(|reader| received(reader).len() == 1));
 }
 
-/// [MQTT-4.8.2-4]
+/// Section 4.8.2.
 #[test]
 fn one_member_of_a_share_group_gets_each() {
     let mut world = World::new();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod client;
+mod conformance;
 mod limits;
 mod node;
 mod qos2;
@@ -37,6 +38,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("{what} did not come true");
 }
 
+/// [MQTT-4.2.0-1], [MQTT-7.1.1-1 v3.1.1], [MQTT-7.0.0-2 v3.1.1]
 #[tokio::test]
 async fn messages_of_every_qos_reach_every_kind_of_filter() {
     let node = TestNode::start().await;
@@ -62,6 +64,7 @@ async fn messages_of_every_qos_reach_every_kind_of_filter() {
     }
 }
 
+/// [MQTT-4.6.0-5], [MQTT-4.6.0-6], [MQTT-4.6.0-5 v3.1.1], [MQTT-4.6.0-6 v3.1.1]
 #[tokio::test]
 async fn pipelined_messages_keep_their_order() {
     let node = TestNode::start().await;
@@ -122,7 +125,7 @@ async fn a_large_payload_arrives_whole() {
     }
 }
 
-/// [MQTT-3.1.4-3]
+/// [MQTT-3.1.3-2], [MQTT-3.1.4-3], [MQTT-3.1.3-2 v3.1.1], [MQTT-3.1.4-2 v3.1.1]
 #[tokio::test]
 async fn a_newer_connection_takes_over_and_the_will_is_published() {
     let node = TestNode::start().await;
@@ -138,6 +141,7 @@ async fn a_newer_connection_takes_over_and_the_will_is_published() {
 }
 
 /// [MQTT-3.1.2-8], [MQTT-3.1.2-10]
+/// [MQTT-3.1.2-8 v3.1.1], [MQTT-3.1.2-10 v3.1.1], [MQTT-3.1.2-12 v3.1.1]
 #[tokio::test]
 async fn the_will_is_published_when_the_socket_breaks_but_not_after_a_goodbye() {
     let node = TestNode::start().await;
@@ -193,6 +197,8 @@ async fn who_does_not_take_qos_1_is_closed() {
     assert_eq!(slow.closed_with().await, ReasonCode::QuotaExceeded);
 }
 
+/// [MQTT-3.10.4-1], [MQTT-3.10.4-2], [MQTT-3.10.4-5], [MQTT-3.10.4-1 v3.1.1], [MQTT-3.10.4-2 v3.1.1],
+/// [MQTT-3.10.4-5 v3.1.1]
 #[tokio::test]
 async fn unsubscribe_takes_effect_in_the_order_of_the_packets() {
     let node = TestNode::start().await;
@@ -227,7 +233,7 @@ async fn unsubscribe_takes_effect_in_the_order_of_the_packets() {
     assert_eq!(node.node.totals().subscriptions, 0);
 }
 
-/// [MQTT-4.8.2-4]
+/// Section 4.8.2.
 #[tokio::test]
 async fn a_share_group_gets_each_message_once() {
     let node = TestNode::start().await;

@@ -15,6 +15,7 @@ async fn drop_client(node: &TestNode, client: TestClient, id: &str) {
     node.gone(id).await;
 }
 
+/// [MQTT-4.5.0-1], [MQTT-3.1.2-5 v3.1.1], [MQTT-4.5.0-1 v3.1.1]
 #[tokio::test]
 async fn what_was_published_meanwhile_comes_in_order_and_once() {
     let node = TestNode::start().await;
@@ -66,6 +67,8 @@ async fn what_was_published_meanwhile_comes_in_order_and_once() {
     }
 }
 
+/// [MQTT-3.1.2-4], [MQTT-3.1.2-5], [MQTT-3.1.2-4 v3.1.1], [MQTT-3.1.2-6 v3.1.1], [MQTT-3.2.2-2 v3.1.1],
+/// [MQTT-3.2.2-3 v3.1.1]
 #[tokio::test]
 async fn session_present_tells_the_truth() {
     let node = TestNode::start().await;
@@ -259,7 +262,7 @@ async fn messages_read_later_heed_the_subscription_options() {
     phone.hears_nothing().await;
 }
 
-/// [MQTT-3.8.4-3], [MQTT-3.8.4-4]
+/// [MQTT-3.8.4-3], [MQTT-3.8.4-4], [MQTT-3.8.4-3 v3.1.1]
 #[tokio::test]
 async fn a_subscription_that_is_replaced_loses_nothing() {
     let node = TestNode::start().await;

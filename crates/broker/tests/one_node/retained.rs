@@ -22,7 +22,8 @@ async fn subscribed(node: &TestNode, filter: &str, qos: QoS) -> TestClient {
     client
 }
 
-/// [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-8]
+/// [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-8], [MQTT-3.3.1-5 v3.1.1], [MQTT-3.3.1-6 v3.1.1],
+/// [MQTT-3.3.1-7 v3.1.1], [MQTT-3.3.1-8 v3.1.1], [MQTT-3.3.1-10 v3.1.1], [MQTT-3.3.1-11 v3.1.1], [MQTT-3.3.1-12 v3.1.1]
 #[tokio::test]
 async fn the_last_one_of_a_topic_is_what_a_new_subscription_gets() {
     let node = TestNode::start().await;

@@ -23,6 +23,7 @@ async fn is_present(node: &TestNode, id: &str) -> bool {
     connack.session_present
 }
 
+/// [MQTT-3.1.2-23], [MQTT-4.1.0-2], [MQTT-4.1.0-1 v3.1.1]
 #[tokio::test]
 async fn a_session_ends_when_its_expiry_has_passed_and_not_before() {
     let node = TestNode::start().await;
@@ -66,7 +67,7 @@ async fn disconnect_changes_the_expiry() {
     assert!(is_present(&node, "same").await);
 }
 
-/// [MQTT-3.14.2-2] does not let a client make a session outlive its connection by DISCONNECT.
+/// Section 3.14.2.2.2 does not let a client make a session outlive its connection by DISCONNECT.
 #[tokio::test]
 async fn what_was_to_end_with_the_connection_cannot_be_kept_by_disconnect() {
     let node = TestNode::start().await;
@@ -129,7 +130,7 @@ async fn sessions_can_be_turned_off() {
     assert!(!is_present(&node, "it").await);
 }
 
-/// [MQTT-3.1.2-4]: nothing of before.
+/// [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.1.4-3 v3.1.1]: nothing of before.
 #[tokio::test]
 async fn a_clean_start_ends_what_was() {
     let node = TestNode::start().await;

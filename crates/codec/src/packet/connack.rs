@@ -161,9 +161,10 @@ impl ConnAck {
 
 impl Body for ConnAck {
     fn put<S: Sink>(&self, version: ProtocolVersion, detail: Detail, sink: &mut S) {
-        // [MQTT-3.2.2-6]
+        // [MQTT-3.2.2-6], [MQTT-3.2.2-4 v3.1.1]
         let session_present =
             self.session_present && !self.reason.is_error() && version > ProtocolVersion::V3_1;
+        // [MQTT-3.2.2-1]
         sink.u8(session_present.into());
         if version.has_properties() {
             sink.u8(self.reason.into());

@@ -168,6 +168,7 @@ pub(crate) fn split_protocol(
         (b"MQIsdp", 3) => ProtocolVersion::V3_1,
         (b"MQTT", level) => return Err(unsupported(ProtocolVersion::V3_1_1, level)),
         (b"MQIsdp", level) => return Err(unsupported(ProtocolVersion::V3_1, level)),
+        // [MQTT-3.1.2-1 v3.1.1]
         _ => {
             let reason = ReasonCode::UnsupportedProtocolVersion;
             let fault = Fault::new(reason, "MQTT-3.1.2-1", "the protocol name is not MQTT's");
@@ -180,9 +181,9 @@ pub(crate) fn split_protocol(
     Ok(version)
 }
 
-/// A known name with an unknown level [MQTT-3.1.2-2]. Whoever is newer than version 5 is expected to read its CONNACK,
-/// everybody else that of the oldest version with this name. Bridges of some brokers say what they are by the highest
-/// bit of the level.
+/// A known name with an unknown level [MQTT-3.1.2-2], [MQTT-3.1.2-2 v3.1.1]. Whoever is newer than version 5 is expected
+/// to read its CONNACK, everybody else that of the oldest version with this name. Bridges of some brokers say what they
+/// are by the highest bit of the level.
 fn unsupported(named: ProtocolVersion, level: u8) -> DecodeError {
     let is_newer = (ProtocolVersion::V5.level() + 1..0x80).contains(&level);
     let answer_in = match named {
@@ -211,7 +212,10 @@ impl Connect {
         } else {
             None
         };
+        // [MQTT-3.1.3-1], [MQTT-3.1.3-3], [MQTT-3.1.3-4], [MQTT-3.1.3-1 v3.1.1], [MQTT-3.1.3-3 v3.1.1],
+        // [MQTT-3.1.3-4 v3.1.1]: the order of the fields is that of this function.
         let client_id = reader.text()?;
+        // [MQTT-3.1.2-9], [MQTT-3.1.2-9 v3.1.1]
         let will = if flags & WILL != 0 {
             Some(Box::new(Will::decode(flags, reader)?))
         } else {
@@ -221,11 +225,14 @@ impl Connect {
         let has = |flag: u8, reader: &Reader<'_>| {
             flags & flag != 0 && !(version == ProtocolVersion::V3_1 && reader.is_empty())
         };
+        // [MQTT-3.1.2-16], [MQTT-3.1.2-17], [MQTT-3.1.3-12], [MQTT-3.1.2-18 v3.1.1], [MQTT-3.1.2-19 v3.1.1],
+        // [MQTT-3.1.3-11 v3.1.1]
         let username = if has(USERNAME, reader) {
             Some(reader.text()?)
         } else {
             None
         };
+        // [MQTT-3.1.2-18], [MQTT-3.1.2-19], [MQTT-3.1.2-20 v3.1.1], [MQTT-3.1.2-21 v3.1.1]
         let password = if has(PASSWORD, reader) {
             Some(reader.binary()?)
         } else {
@@ -247,12 +254,14 @@ impl Connect {
 fn check_flags(version: ProtocolVersion, flags: u8) -> Result<(), Fault> {
     // 3.1 leaves the reserved bit open, as it does the will's bits without a will.
     let is_lenient = version == ProtocolVersion::V3_1;
+    // [MQTT-3.1.2-3 v3.1.1]
     if flags & 1 != 0 && !is_lenient {
         return Err(Fault::malformed(
             "MQTT-3.1.2-3",
             "the reserved connect flag is set",
         ));
     }
+    // [MQTT-3.1.2-11 v3.1.1], [MQTT-3.1.2-13 v3.1.1], [MQTT-3.1.2-15 v3.1.1]
     if flags & WILL == 0 && !is_lenient {
         if will_qos_bits(flags) != 0 {
             return Err(Fault::malformed(
@@ -329,6 +338,7 @@ impl Connect {
 
 impl Will {
     fn decode(flags: u8, reader: &mut Reader<'_>) -> Result<Self, Fault> {
+        // [MQTT-3.1.2-14 v3.1.1]
         let qos = QoS::from_u8(will_qos_bits(flags))
             .ok_or(Fault::malformed("MQTT-3.1.2-12", "a will has QoS 3"))?;
         let (delay_interval_s, properties) = if reader.version.has_properties() {
@@ -337,6 +347,7 @@ impl Will {
             (0, None)
         };
         Ok(Self {
+            // [MQTT-3.1.3-11], [MQTT-3.1.3-10 v3.1.1]
             topic: reader.topic_name()?,
             payload: reader.binary()?,
             qos,

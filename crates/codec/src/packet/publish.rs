@@ -74,6 +74,7 @@ impl Publish {
     ) -> Result<Self, Fault> {
         let (dup, qos) = read_delivery_flags(flags, version)?;
         let mut reader = Reader::new(&body, version, limits);
+        // [MQTT-3.3.2-1], [MQTT-3.3.2-1 v3.1.1]
         // Version 5 allows an empty topic with a topic alias.
         let topic = if version.has_properties() && reader.skip_empty_field() {
             None
@@ -146,6 +147,7 @@ impl Publish {
 /// DUP and QoS of the fixed header.
 fn read_delivery_flags(flags: u8, version: ProtocolVersion) -> Result<(bool, QoS), Fault> {
     let Some(qos) = QoS::from_u8(flags >> 1 & 0b11) else {
+        // [MQTT-3.3.1-4 v3.1.1]
         return Err(Fault::malformed("MQTT-3.3.1-4", "a PUBLISH has QoS 3"));
     };
     let dup = flags & DUP != 0;
@@ -154,6 +156,7 @@ fn read_delivery_flags(flags: u8, version: ProtocolVersion) -> Result<(bool, QoS
         if version == ProtocolVersion::V3_1 {
             return Ok((false, qos));
         }
+        // [MQTT-3.3.1-2 v3.1.1]
         return Err(Fault::malformed(
             "MQTT-3.3.1-2",
             "a PUBLISH at QoS 0 has DUP",
@@ -259,7 +262,7 @@ impl<'a> PublishParts<'a> {
     /// Packet type and flags.
     pub(crate) const fn first_byte(&self) -> u8 {
         let mut byte = 0x30 | (self.qos as u8) << 1;
-        // [MQTT-3.3.1-2]
+        // [MQTT-3.3.1-2], [MQTT-3.3.1-2 v3.1.1]
         if self.dup && self.qos as u8 > 0 {
             byte |= DUP;
         }
@@ -300,6 +303,7 @@ impl Body for PublishParts<'_> {
             return sink.refuse("a PUBLISH has neither topic nor topic alias");
         }
         sink.binary(self.topic.as_bytes());
+        // [MQTT-2.2.1-2], [MQTT-2.3.1-5 v3.1.1]
         if self.qos > QoS::AtMostOnce {
             match self.packet_id {
                 Some(packet_id) => sink.u16(packet_id.number()),
@@ -313,6 +317,7 @@ impl Body for PublishParts<'_> {
                 put_length(measure.bytes(), sink);
                 self.put_properties(sink);
             } else {
+                // [MQTT-2.2.2-1]
                 sink.u8(0);
             }
         }

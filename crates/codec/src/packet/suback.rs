@@ -104,6 +104,7 @@ impl Body for SubAck {
             put_block(self.properties.as_deref(), detail, sink);
         }
         for reason in &self.reasons {
+            // [MQTT-3.9.3-2 v3.1.1]
             let known = version.has_properties() || !reason.is_error();
             sink.u8(if known {
                 *reason

@@ -77,6 +77,7 @@ impl Subscribe {
             }
             subscribe.filters.push((filter, options));
         }
+        // [MQTT-3.8.3-3 v3.1.1]
         if subscribe.filters.is_empty() {
             return Err(Fault::protocol(
                 "MQTT-3.8.3-2",
@@ -123,6 +124,7 @@ impl SubscriptionOptions {
             ProtocolVersion::V3_1_1 => RESERVED_V3,
             ProtocolVersion::V5 => RESERVED,
         };
+        // [MQTT-3.8.3-4 v3.1.1]
         if byte & reserved != 0 {
             return Err(Fault::malformed(
                 "MQTT-3.8.3-5",

@@ -34,6 +34,7 @@ impl Unsubscribe {
             check_filter_count(filters.len(), reader)?;
             filters.push(reader.topic_filter()?);
         }
+        // [MQTT-3.10.3-2 v3.1.1]
         if filters.is_empty() {
             return Err(Fault::protocol(
                 "MQTT-3.10.3-2",

@@ -62,6 +62,9 @@ fn check_connect(body: &[u8], reason: ReasonCode, rule: &str, answer_in: Option<
     assert_eq!(error.packet, Some(PacketType::Connect));
 }
 
+/// [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1], [MQTT-3.14.1-1], [MQTT-3.15.1-1], [MQTT-2.2.2-1 v3.1.1],
+/// [MQTT-2.2.2-2 v3.1.1], [MQTT-3.6.1-1 v3.1.1], [MQTT-3.8.1-1 v3.1.1], [MQTT-3.10.1-1 v3.1.1],
+/// [MQTT-3.14.1-1 v3.1.1]
 #[test]
 fn fixed_header() {
     check_v5(0x00, b"", MalformedPacket, "2.1.2");
@@ -114,6 +117,7 @@ fn connect_comes_first() {
     );
 }
 
+/// [MQTT-3.1.2-1 v3.1.1], [MQTT-3.1.2-2 v3.1.1]
 #[test]
 fn connect_version() {
     let check = |name: &[u8], level: u8, rule, answer_in| {
@@ -131,6 +135,10 @@ fn connect_version() {
     check_connect(b"", MalformedPacket, "1.5", None);
 }
 
+/// [MQTT-3.1.2-9], [MQTT-3.1.2-16], [MQTT-3.1.2-17], [MQTT-3.1.2-18], [MQTT-3.1.2-19], [MQTT-3.1.4-1],
+/// [MQTT-3.1.2-3 v3.1.1], [MQTT-3.1.2-9 v3.1.1], [MQTT-3.1.2-11 v3.1.1], [MQTT-3.1.2-13 v3.1.1],
+/// [MQTT-3.1.2-14 v3.1.1], [MQTT-3.1.2-15 v3.1.1], [MQTT-3.1.2-18 v3.1.1], [MQTT-3.1.2-19 v3.1.1],
+/// [MQTT-3.1.2-20 v3.1.1], [MQTT-3.1.2-21 v3.1.1]
 #[test]
 fn connect_flags() {
     let v5 =
@@ -157,6 +165,19 @@ fn connect_flags() {
     check_connect(&v5(0x82, b""), MalformedPacket, "1.5", Some(V5));
     check_connect(&v3(0x82, b""), MalformedPacket, "1.5", None);
     check_connect(&v5(0x02, b"\0\x01u"), MalformedPacket, "2.1.4", Some(V5));
+    check_connect(&v5(0x42, b""), MalformedPacket, "1.5", Some(V5));
+    check_connect(&v3(0xc2, b"\0\x01u"), MalformedPacket, "1.5", None);
+    check_connect(&v3(0x02, b"\0\x01u"), MalformedPacket, "2.1.4", None);
+    check_connect(&v5(0x06, b"\0\0\x01w"), MalformedPacket, "1.5", Some(V5));
+    check_connect(&v3(0x06, b"\0\x01w"), MalformedPacket, "1.5", None);
+    check_connect(&v3(0x0a, b""), MalformedPacket, "MQTT-3.1.2-11", None);
+    check_connect(&v3(0x22, b""), MalformedPacket, "MQTT-3.1.2-13", None);
+    check_connect(
+        &v3(0x1e, b"\0\x01w\0\x01x"),
+        MalformedPacket,
+        "MQTT-3.1.2-12",
+        None,
+    );
     // The will.
     check_connect(
         &v5(0x06, b"\0\0\0\0\x01x"),
@@ -184,6 +205,7 @@ fn connect_flags() {
     );
 }
 
+/// [MQTT-1.5.7-1], [MQTT-3.1.4-1]
 #[test]
 fn connect_properties() {
     let check = |block: &[u8], reason, rule| {
@@ -255,6 +277,8 @@ fn connack() {
     );
 }
 
+/// [MQTT-1.4.0-1 v3.1.1], [MQTT-1.4.0-2 v3.1.1], [MQTT-2.3.1-1 v3.1.1], [MQTT-3.3.1-2 v3.1.1], [MQTT-3.3.1-4 v3.1.1],
+/// [MQTT-3.3.2-1], [MQTT-3.3.2-1 v3.1.1], [MQTT-3.3.2-2 v3.1.1], [MQTT-4.7.1-1 v3.1.1], [MQTT-4.7.3-1 v3.1.1]
 #[test]
 fn publish() {
     check_v5(0x36, b"\0\x01t\0\x01\0", MalformedPacket, "MQTT-3.3.1-4");
@@ -329,6 +353,7 @@ fn acks() {
     check_v5(0x40, b"\0\x01\x92", ProtocolError, "2.4");
 }
 
+/// [MQTT-2.3.1-1 v3.1.1], [MQTT-3.8.3-3 v3.1.1], [MQTT-3.8.3-4 v3.1.1]
 #[test]
 fn subscribe() {
     check_v5(0x82, b"\0\x01\0", ProtocolError, "MQTT-3.8.3-2");
@@ -392,6 +417,7 @@ fn subscribe() {
     );
 }
 
+/// [MQTT-3.10.3-2 v3.1.1]
 #[test]
 fn unsubscribe() {
     check_v5(0xa2, b"\0\x01\0", ProtocolError, "MQTT-3.10.3-2");
@@ -525,4 +551,39 @@ fn limits() {
         b"\0\x01\0\0\x01a\0\0\x01b\0\0\x01c\0",
         Some(ReasonCode::QuotaExceeded),
     );
+}
+
+/// [MQTT-3.1.3-4], [MQTT-3.1.3-11], [MQTT-3.1.3-12], [MQTT-3.1.3-4 v3.1.1], [MQTT-3.1.3-10 v3.1.1], [MQTT-3.1.3-11 v3.1.1]
+#[test]
+fn connect_strings() {
+    for (will, fields) in [
+        (false, &[&b"\0\x01\xff"[..]][..]),
+        (false, &[b"\0\x01c", b"\0\x03\xed\xa0\x80"]),
+        (true, &[b"\0\x01c", b"\0\x01\xff", b"\0\x01x", b"\0\x01u"]),
+        (true, &[b"\0\x01c", b"\0\x01w", b"\0\x01x", b"\0\x01\xff"]),
+    ] {
+        let flags = 0x82 | if will { 0x04 } else { 0 };
+        let v3 = [b"\0\x04MQTT\x04", &[flags][..], b"\0\x3c", &fields.concat()].concat();
+        check_connect(&v3, MalformedPacket, "MQTT-1.5.4-1", None);
+        let mut v5 = [b"\0\x04MQTT\x05", &[flags][..], b"\0\x3c\0", fields[0]].concat();
+        if will {
+            v5.push(0);
+        }
+        v5.extend_from_slice(&fields[1..].concat());
+        check_connect(&v5, MalformedPacket, "MQTT-1.5.4-1", Some(V5));
+    }
+}
+
+/// [MQTT-3.8.3-1], [MQTT-3.10.3-1], [MQTT-3.3.2-13], [MQTT-3.3.2-19], [MQTT-3.8.3-1 v3.1.1], [MQTT-3.10.3-1 v3.1.1]
+#[test]
+fn strings_of_other_packets() {
+    let (rule, null) = ("MQTT-1.5.4-1", "MQTT-1.5.4-2");
+    check_v5(0x82, b"\0\x01\0\0\x01\xff\0", MalformedPacket, rule);
+    check_v5(0x82, b"\0\x01\0\0\x01\0\0", MalformedPacket, null);
+    check_v3_1_1(0x82, b"\0\x01\0\x01\xff\0", MalformedPacket, rule);
+    check_v5(0xa2, b"\0\x01\0\0\x01\xff", MalformedPacket, rule);
+    check_v3_1_1(0xa2, b"\0\x01\0\x01\xff", MalformedPacket, rule);
+    check_v5(0x30, b"\0\x01t\x04\x08\0\x01\xff", MalformedPacket, rule);
+    check_v5(0x30, b"\0\x01t\x04\x03\0\x01\xff", MalformedPacket, rule);
+    check_v5(0x30, b"\0\x01t\x04\x03\0\x01\0", MalformedPacket, null);
 }

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use crate::{Text, TextError, TopicError, TopicFilter, TopicName, arbitrary};
 
+/// [MQTT-1.5.4-2], [MQTT-4.7.3-2], [MQTT-4.7.3-3], [MQTT-1.4.0-1 v3.1.1], [MQTT-1.4.0-2 v3.1.1],
+/// [MQTT-1.4.0-3 v3.1.1], [MQTT-4.7.3-2 v3.1.1], [MQTT-4.7.3-3 v3.1.1]: topics and filters are texts.
 #[test]
 fn texts_are_checked() {
     assert_eq!(Text::try_from("a\0b"), Err(TextError::Null));
@@ -24,6 +26,7 @@ fn texts_are_checked() {
 }
 
 /// [MQTT-3.3.2-2], [MQTT-4.7.3-1]
+/// [MQTT-4.7.0-1], [MQTT-3.3.2-2 v3.1.1], [MQTT-4.7.1-1 v3.1.1], [MQTT-4.7.3-1 v3.1.1]
 #[test]
 fn topic_names_have_no_wildcard() {
     for topic in ["a", "/", "a/", "a//b", "$SYS/x", " ", "ä/漢"] {
@@ -36,6 +39,7 @@ fn topic_names_have_no_wildcard() {
 }
 
 /// [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+/// [MQTT-4.7.3-1], [MQTT-4.7.1-2 v3.1.1], [MQTT-4.7.1-3 v3.1.1]
 #[test]
 fn wildcards_stand_alone() {
     for filter in [
@@ -117,6 +121,7 @@ fn shared_subscriptions_have_a_name_and_a_filter() {
     );
 }
 
+/// [MQTT-3.3.2-3], [MQTT-3.3.2-3 v3.1.1], [MQTT-4.7.2-1 v3.1.1], [MQTT-4.7.3-4 v3.1.1]
 #[test]
 fn filters_match_as_the_examples_of_the_specification() {
     let check = |filter: &str, topic: &str, expected: bool| {

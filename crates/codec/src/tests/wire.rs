@@ -7,10 +7,11 @@ use smallvec::smallvec;
 
 use super::{decode, encode};
 use crate::{
-    Ack, AckProperties, Auth, ConnAck, ConnAckProperties, Connect, ConnectProperties, Decoder,
-    Disconnect, EncodeError, Limits, Message, MessageProperties, Packet, PacketId, ProtocolVersion,
-    Publish, PublishHeader, QoS, ReasonCode, RetainHandling, Role, SubAck, Subscribe,
-    SubscriptionOptions, Text, TopicFilter, TopicName, UnsubAck, Will,
+    Ack, AckProperties, Auth, AuthProperties, ConnAck, ConnAckProperties, Connect,
+    ConnectProperties, Decoder, Disconnect, DisconnectProperties, EncodeError, Limits, Message,
+    MessageProperties, Packet, PacketId, ProtocolVersion, Publish, PublishHeader, QoS, ReasonCode,
+    RetainHandling, Role, SubAck, Subscribe, SubscriptionOptions, Text, TopicFilter, TopicName,
+    UnsubAck, Will,
 };
 
 use ProtocolVersion::{V3_1, V3_1_1, V5};
@@ -32,6 +33,8 @@ fn check(version: ProtocolVersion, role: Role, packet: Packet, bytes: &[u8]) {
     }
 }
 
+/// [MQTT-3.1.2-17], [MQTT-3.1.2-19], [MQTT-3.1.3-1], [MQTT-3.1.3-3], [MQTT-3.1.2-19 v3.1.1], [MQTT-3.1.2-21 v3.1.1],
+/// [MQTT-3.1.3-1 v3.1.1], [MQTT-3.1.3-3 v3.1.1]
 #[test]
 fn connect_of_each_version() {
     let connect = |version| Connect {
@@ -110,6 +113,7 @@ fn connect_of_3_1_may_lack_what_its_flags_say() {
     assert_eq!((connect.username, connect.password), (None, None));
 }
 
+/// [MQTT-2.2.2-1], [MQTT-3.2.2-1], [MQTT-3.2.2-4 v3.1.1]
 #[test]
 fn connack_of_each_version() {
     let connack = |session_present, reason| {
@@ -191,6 +195,7 @@ fn connack_of_each_version() {
     );
 }
 
+/// [MQTT-2.2.2-1], [MQTT-3.3.2-1], [MQTT-3.3.2-1 v3.1.1]
 #[test]
 fn publish_of_each_version() {
     let publish = Publish {
@@ -314,6 +319,7 @@ fn acks_are_as_short_as_can_be() {
     );
 }
 
+/// [MQTT-3.9.3-2 v3.1.1]
 #[test]
 fn subscribe_and_suback() {
     let options = SubscriptionOptions {
@@ -522,4 +528,201 @@ fn secrets_and_payloads_have_no_debug() {
         })),
     };
     assert!(!format!("{connect:?}").contains("hunter2"));
+}
+
+/// [MQTT-2.2.1-2], [MQTT-2.3.1-5 v3.1.1]
+#[test]
+fn qos_0_has_no_packet_identifier() {
+    let message = Message {
+        topic: TopicName::from_static("t"),
+        payload: "abc".into(),
+        properties: None,
+    };
+    let header = PublishHeader {
+        packet_id: Some(id(7)),
+        ..PublishHeader::default()
+    };
+    for (version, bytes) in [
+        (V3_1_1, &b"\x30\x06\0\x01tabc"[..]),
+        (V5, b"\x30\x07\0\x01t\0abc"),
+    ] {
+        let mut buf = BytesMut::new();
+        crate::encode_publish(version, &header, &message, &mut buf).unwrap();
+        assert_eq!(&buf[..], bytes);
+    }
+}
+
+/// [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17], [MQTT-3.3.2-18], [MQTT-3.3.2-20]
+#[test]
+fn a_message_goes_on_as_it_came() {
+    let properties = b"\x01\x01\x03\0\x04text\x08\0\x05reply\x09\0\x03\0\xff\x01\
+        \x26\0\x01b\0\x012\x26\0\x01a\0\x011\x26\0\x01b\0\0\x26\0\x03\xef\xbb\xbf\0\x01x";
+    let body = [
+        b"\0\x01t",
+        &[properties.len() as u8][..],
+        properties,
+        b"abc",
+    ]
+    .concat();
+    let bytes = [&[0x30, body.len() as u8], &body[..]].concat();
+    let Ok(Packet::Publish(publish)) = decode(V5, Role::Server, &bytes) else {
+        panic!("not a PUBLISH");
+    };
+    let message = Message {
+        topic: publish.topic.unwrap(),
+        payload: publish.payload,
+        properties: publish.properties,
+    };
+    for message in [message.compact(), message] {
+        let mut buf = BytesMut::new();
+        crate::encode_publish(V5, &PublishHeader::default(), &message, &mut buf).unwrap();
+        assert_eq!(&buf[..], bytes);
+    }
+}
+
+/// [MQTT-3.1.3-10]
+#[test]
+fn the_user_properties_of_a_will_keep_their_order() {
+    let bytes = b"\x10\x2a\0\x04MQTT\x05\x06\0\0\0\0\x01c\x15\x26\0\x01b\0\x012\x26\0\x01a\0\x011\x26\0\x01b\0\x010\0\x01w\0\x01x";
+    let packet = Decoder::server(Limits::default())
+        .decode(&mut BytesMut::from(&bytes[..]))
+        .unwrap()
+        .unwrap();
+    assert_eq!(&encode(V5, &packet)[..], bytes);
+    let Packet::Connect(connect) = packet else {
+        panic!("{packet:?}")
+    };
+    let properties = connect.will.unwrap().properties.unwrap();
+    let names: Vec<_> = properties
+        .user_properties
+        .iter()
+        .map(|(name, value)| format!("{name}{value}"))
+        .collect();
+    assert_eq!(names, ["b2", "a1", "b0"]);
+}
+
+/// One of each packet that can say why, with a reason string and a user property.
+fn explained(reason: ReasonCode) -> Vec<Packet> {
+    let reason_string = Some(Text::from_static("why"));
+    let user_properties = vec![(Text::from_static("k"), Text::from_static("v"))];
+    let properties = || {
+        Some(Box::new(AckProperties {
+            reason_string: reason_string.clone(),
+            user_properties: user_properties.clone(),
+        }))
+    };
+    let ack = || Ack {
+        properties: properties(),
+        ..Ack::new(id(7), reason)
+    };
+    let reasons = vec![reason];
+    vec![
+        Packet::ConnAck(ConnAck {
+            session_present: false,
+            reason,
+            properties: Some(Box::new(ConnAckProperties {
+                reason_string: reason_string.clone(),
+                user_properties: user_properties.clone(),
+                ..ConnAckProperties::default()
+            })),
+        }),
+        Packet::PubAck(ack()),
+        Packet::PubRec(ack()),
+        Packet::PubRel(ack()),
+        Packet::PubComp(ack()),
+        Packet::SubAck(SubAck {
+            packet_id: id(7),
+            reasons: reasons.clone(),
+            properties: properties(),
+        }),
+        Packet::UnsubAck(UnsubAck {
+            packet_id: id(7),
+            reasons,
+            properties: properties(),
+        }),
+        Packet::Disconnect(Disconnect {
+            reason,
+            properties: Some(Box::new(DisconnectProperties {
+                reason_string: reason_string.clone(),
+                user_properties: user_properties.clone(),
+                ..DisconnectProperties::default()
+            })),
+        }),
+        Packet::Auth(Auth {
+            reason,
+            properties: Some(Box::new(AuthProperties {
+                authentication_method: Text::from_static("m"),
+                authentication_data: None,
+                reason_string,
+                user_properties,
+            })),
+        }),
+    ]
+}
+
+/// [MQTT-3.2.2-19], [MQTT-3.2.2-20], [MQTT-3.4.2-2], [MQTT-3.4.2-3], [MQTT-3.5.2-2], [MQTT-3.5.2-3], [MQTT-3.6.2-2],
+/// [MQTT-3.6.2-3], [MQTT-3.7.2-2], [MQTT-3.7.2-3], [MQTT-3.9.2-1], [MQTT-3.9.2-2], [MQTT-3.11.2-1], [MQTT-3.11.2-2],
+/// [MQTT-3.14.2-3], [MQTT-3.14.2-4], [MQTT-3.15.2-2], [MQTT-3.15.2-3]
+#[test]
+fn every_answer_goes_without_what_would_make_it_too_large() {
+    let (reason_string, user_property) = (6, 7);
+    for packet in explained(ReasonCode::Success) {
+        let bytes_within = |max: usize| {
+            let mut buf = BytesMut::new();
+            let max = NonZeroU32::new(u32::try_from(max).unwrap());
+            crate::encode(V5, &packet, max, &mut buf).map(|()| buf.len())
+        };
+        let all = encode(V5, &packet).len();
+        assert_eq!(bytes_within(all), Ok(all), "{packet:?}");
+        let without = all - user_property;
+        assert_eq!(bytes_within(all - 1), Ok(without), "{packet:?}");
+        assert_eq!(bytes_within(without), Ok(without), "{packet:?}");
+        let bare = bytes_within(without - 1).unwrap();
+        assert!(bare <= without - reason_string, "{packet:?}");
+        assert_eq!(bytes_within(bare - 1), Err(EncodeError::TooLarge));
+    }
+}
+
+/// [MQTT-3.2.2-8], [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.9.3-2], [MQTT-3.11.3-2],
+/// [MQTT-3.14.2-1], [MQTT-3.15.2-1]
+#[test]
+fn a_reason_code_of_another_packet_is_neither_sent_nor_taken() {
+    for code in 0..=u8::MAX {
+        for packet in explained(ReasonCode::from_u8(code).unwrap_or_default()) {
+            let reason = ReasonCode::from_u8(code);
+            let is_valid = reason.is_some_and(|reason| reason.is_valid_in(packet.packet_type()));
+            if reason.is_some() {
+                let result = crate::encode(V5, &packet, None, &mut BytesMut::new());
+                assert_eq!(result.is_ok(), is_valid, "{packet:?}");
+            }
+            // The bytes of success, with another code.
+            let mut bytes = encode(V5, &explained(ReasonCode::Success)[at(&packet)]);
+            let code_at = match &packet {
+                Packet::ConnAck(_) => 3,
+                Packet::SubAck(_) | Packet::UnsubAck(_) => bytes.len() - 1,
+                Packet::Disconnect(_) | Packet::Auth(_) => 2,
+                _ => 4,
+            };
+            bytes[code_at] = code;
+            // What only clients say.
+            let role = match (&packet, code) {
+                (Packet::Auth(_), 0x19) | (Packet::Disconnect(_), 0x04) => Role::Server,
+                _ => Role::Client,
+            };
+            assert_eq!(
+                decode(V5, role, &bytes).is_ok(),
+                is_valid,
+                "{packet:?} {code:#x}"
+            );
+        }
+    }
+}
+
+/// Where in [`explained`] a packet of this type is.
+fn at(packet: &Packet) -> usize {
+    let of_type = |other: &Packet| other.packet_type() == packet.packet_type();
+    explained(ReasonCode::Success)
+        .iter()
+        .position(of_type)
+        .unwrap()
 }

@@ -33,6 +33,7 @@ fn check(topic_text: &str, filters: &[(&str, bool)]) {
     assert_eq!(map.any_match(&topic), expected > 0);
 }
 
+/// [MQTT-4.7.1-1], [MQTT-4.7.1-2 v3.1.1]
 #[test]
 fn mqtt_4_7_1_1_multi_level_wildcard() {
     check(
@@ -56,6 +57,7 @@ fn mqtt_4_7_1_1_multi_level_wildcard() {
     );
 }
 
+/// [MQTT-4.7.1-2], [MQTT-4.7.1-3 v3.1.1]
 #[test]
 fn mqtt_4_7_1_2_single_level_wildcard() {
     check(
@@ -82,6 +84,7 @@ fn mqtt_4_7_1_2_single_level_wildcard() {
     );
 }
 
+/// [MQTT-4.7.2-1], [MQTT-4.7.2-1 v3.1.1]
 #[test]
 fn mqtt_4_7_2_1_dollar_topics() {
     check(
@@ -109,6 +112,7 @@ fn mqtt_4_7_2_1_dollar_topics() {
     );
 }
 
+/// [MQTT-4.7.3-4], [MQTT-4.7.3-4 v3.1.1]
 #[test]
 fn mqtt_4_7_3_4_no_normalization() {
     check(

@@ -124,7 +124,8 @@ impl Trie {
         topic: &str,
         mut f: impl FnMut(u32) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        // [MQTT-4.7.2-1]: a leading wildcard does not match topics that begin with `$`.
+        // [MQTT-3.3.2-3], [MQTT-3.3.2-3 v3.1.1]: only those. [MQTT-4.7.2-1], [MQTT-4.7.2-1 v3.1.1]: a leading wildcard does not
+        // match topics that begin with `$`.
         let dollar = topic.starts_with('$');
         // The nodes whose path matches the levels so far; see `shapes` for how many there can be.
         let mut standing: SmallVec<[u32; 16]> = SmallVec::new();

@@ -51,6 +51,7 @@ fn shares(router: &Router<u32, usize>, topic: &str) -> BTreeMap<(String, String)
     .collect()
 }
 
+/// [MQTT-3.8.4-3], [MQTT-3.8.4-3 v3.1.1]
 #[test]
 fn mqtt_3_8_4_3_same_filter_replaces() {
     let mut router = Router::new();
@@ -63,6 +64,8 @@ fn mqtt_3_8_4_3_same_filter_replaces() {
 
 /// Overlapping subscriptions of one subscriber come together, so that the caller can take the highest QoS and all
 /// Subscription Identifiers.
+///
+/// [MQTT-3.3.4-2]
 #[test]
 fn mqtt_3_3_4_2_overlapping_filters_are_grouped() {
     let mut router = Router::new();

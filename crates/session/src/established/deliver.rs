@@ -15,6 +15,7 @@ use crate::{CloseCause, Delivery, Note, Outcome, Output};
 impl Established {
     /// Whether the window is open. What an earlier connection sent comes first.
     pub(crate) fn can_accept(&self, qos: QoS) -> bool {
+        // [MQTT-3.3.4-9], [MQTT-4.9.0-2]: and nothing but messages waits for it [MQTT-3.3.4-10], [MQTT-4.9.0-3].
         qos == QoS::AtMostOnce
             || (self.session.inflight.waiting_len() == 0
                 && self.session.inflight.len() < usize::from(self.terms.window))
@@ -40,6 +41,7 @@ impl Established {
             retain,
             subscription_ids,
             expiry_interval_s: expires_at.map(|at| seconds_left(at, now)),
+            // [MQTT-4.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], [MQTT-4.3.1-1 v3.1.1]: without DUP.
             ..PublishHeader::default()
         };
         // [MQTT-3.3.2-5]
@@ -75,7 +77,8 @@ impl Established {
             subscription_ids: header.subscription_ids.clone(),
             expires_at,
         };
-        // [MQTT-2.2.1-4]: an id that is not in use.
+        // [MQTT-2.2.1-4], [MQTT-2.3.1-4 v3.1.1], [MQTT-4.3.2-1], [MQTT-4.3.3-1], [MQTT-4.3.2-1 v3.1.1],
+        // [MQTT-4.3.3-1 v3.1.1]: an id that is not in use; it stays so until the acknowledgement [MQTT-4.3.2-3], [MQTT-4.3.3-3].
         let packet_id = self.session.inflight.insert(token, step, published);
         let packet_id = packet_id.expect("the window is smaller than the ids, and it is open");
         if is_bound_first {
@@ -132,7 +135,7 @@ impl Established {
         outputs.push_back(Output::Deliver { header, message });
     }
 
-    /// Whether the client takes a packet of this size [MQTT-3.1.2-24].
+    /// Whether the client takes a packet of this size [MQTT-3.1.2-24], [MQTT-3.1.2-25].
     pub(super) fn fits(&self, header: &PublishHeader, message: &Message) -> bool {
         let Some(max) = self.terms.packet_bytes_max else {
             return true;
@@ -169,12 +172,12 @@ impl Established {
             }
             // A repeat, whatever it says: the answer to the first will be the answer to both.
             Some((Step::Received, _)) => {}
-            // [MQTT-4.3.3-4]: an error ends it here.
+            // [MQTT-4.3.3-4], [MQTT-4.4.0-2]: an error ends it here.
             Some(_) if ack.reason.is_error() => self.finish(ack, now, outputs),
             Some((Step::Released, _)) => outputs.push_back(pubrel(ReasonCode::Success)),
             Some(_) if self.session.is_durable() => self.receive(packet_id, now, outputs),
             Some(_) => {
-                // The message is not needed again [MQTT-4.3.3-5].
+                // The message is not needed again [MQTT-4.3.3-5], [MQTT-4.3.3-6].
                 self.session.inflight.release(packet_id);
                 outputs.push_back(pubrel(ReasonCode::Success));
             }

@@ -117,7 +117,8 @@ impl Established {
         outputs.push_back(Output::Received { ticket, packet_id });
     }
 
-    /// Sends the PUBRELs that are no longer held back by an earlier one: in the order of the PUBRECs [MQTT-4.6.0-4].
+    /// Sends the PUBRELs that are no longer held back by an earlier one: in the order of the PUBRECs [MQTT-4.6.0-4],
+    /// [MQTT-4.6.0-4 v3.1.1].
     pub(super) fn handle_received_stored(&mut self, number: u32, outputs: &mut VecDeque<Output>) {
         let Some(handshakes) = &mut self.handshakes else {
             return;

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use magpie_codec::{Ack, Message, Packet, PacketId, Publish, QoS, ReasonCode};
+use magpie_codec::{Ack, Message, Packet, PacketId, PacketType, Publish, QoS, ReasonCode};
 
 use super::Established;
+use crate::reason::carried_by;
 use crate::ticket::Subject;
 use crate::violation::Violation;
 use crate::{CloseCause, Note, Output, Ticket};
@@ -58,6 +59,7 @@ impl Established {
                 None => return Ok(()),
             },
         };
+        // [MQTT-3.3.1-3], [MQTT-3.3.1-3 v3.1.1]: DUP stays behind.
         let message = Message {
             topic,
             payload: publish.payload,
@@ -119,6 +121,7 @@ impl Established {
             asked_at: now,
         };
         if qos == QoS::ExactlyOnce {
+            // [MQTT-4.3.3-2 v3.1.1]
             if self.publishing.contains(packet_id) {
                 // A repeat while the first is under way: its PUBREC will answer both.
                 return Ok(None);
@@ -130,6 +133,7 @@ impl Established {
                 return self.acknowledge(outputs).map(|()| None);
             }
         }
+        // [MQTT-4.3.2-5], [MQTT-4.3.2-2 v3.1.1]: at QoS 1 every PUBLISH is a new message.
         self.count()?;
         publish.counted = true;
         if qos == QoS::ExactlyOnce {
@@ -165,8 +169,11 @@ impl Established {
     ) -> Result<(), CloseCause> {
         // A refusal without an error code would read as success.
         let outcome = match outcome {
-            Ok(reason) | Err(reason) if reason.is_error() => Err(reason),
-            Ok(reason) => Ok(reason),
+            // PUBREC has the same table.
+            Ok(reason) | Err(reason) if reason.is_error() => {
+                Err(carried_by(PacketType::PubAck, reason))
+            }
+            Ok(reason) => Ok(carried_by(PacketType::PubAck, reason)),
             Err(_) => Err(ReasonCode::UnspecifiedError),
         };
         let Some(publish) = self.publishes.answer(number, outcome) else {
@@ -175,6 +182,7 @@ impl Established {
         if publish.qos == QoS::ExactlyOnce {
             let packet_id = publish.packet_id;
             self.publishing.remove(packet_id);
+            // [MQTT-4.3.3-9]: after an error the id stands for nothing.
             if outcome.is_ok() {
                 // From here on the id stands for this message, also if the connection ends before PUBREC is sent.
                 self.session.received.insert(packet_id);
@@ -183,7 +191,8 @@ impl Established {
         self.acknowledge(outputs)
     }
 
-    /// Sends the acknowledgements that are no longer held back by an earlier one [MQTT-4.6.0-2, MQTT-4.6.0-3].
+    /// Sends the acknowledgements that are no longer held back by an earlier one [MQTT-4.6.0-2], [MQTT-4.6.0-3],
+    /// [MQTT-4.6.0-2 v3.1.1], [MQTT-4.6.0-3 v3.1.1].
     fn acknowledge(&mut self, outputs: &mut VecDeque<Output>) -> Result<(), CloseCause> {
         while let Some((publish, outcome)) = self.publishes.pop() {
             let reason = match outcome {
@@ -194,6 +203,9 @@ impl Established {
                 }
                 Err(reason) => reason,
             };
+            // [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.2-4], [MQTT-4.3.3-8], [MQTT-2.3.1-6 v3.1.1],
+            // [MQTT-3.3.4-1 v3.1.1], [MQTT-4.3.2-2 v3.1.1], [MQTT-4.3.3-2 v3.1.1]: sent once the node owns the
+            // message.
             let ack = Ack::new(publish.packet_id, reason);
             let is_last = publish.qos == QoS::AtLeastOnce || reason.is_error();
             if is_last && publish.counted {
@@ -259,7 +271,8 @@ impl Established {
         }
     }
 
-    /// The client may use the id again [MQTT-4.3.3-11].
+    /// The client may use the id again [MQTT-4.3.3-11], [MQTT-4.3.3-12]; whether the message has expired plays no part
+    /// [MQTT-4.3.3-13].
     ///
     /// Also for an id that only earlier connections can have seen, the answer is success (section 3.7.2.1): it was
     /// released wherever it was known, and "not found" would deny what in most cases was there until now.

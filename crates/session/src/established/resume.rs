@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use magpie_codec::{Ack, Packet, PacketId, QoS, ReasonCode};
+use magpie_codec::{Ack, Packet, PacketId, ReasonCode};
 
 use super::Established;
+use crate::Output;
 use crate::inflight::Step;
-use crate::{Outcome, Output};
 
 impl Established {
-    /// Sends again what is unacknowledged, with its original packet ids [MQTT-4.4.0-1], in its original order
-    /// [MQTT-4.6.0-1], as far as the client's Receive Maximum allows. The rest follows by and by.
+    /// Sends again what is unacknowledged, with its original packet ids [MQTT-4.4.0-1], [MQTT-4.4.0-1 v3.1.1], in its
+    /// original order [MQTT-4.6.0-1], [MQTT-4.6.0-1 v3.1.1], as far as the client's Receive Maximum allows. The rest follows by and by.
     pub(crate) fn resume(&mut self, now: Instant, outputs: &mut VecDeque<Output>) {
         let in_order = self.session.inflight.in_order();
         let ids: Vec<_> = in_order
@@ -54,16 +54,12 @@ impl Established {
 
     fn resend(&mut self, packet_id: PacketId, now: Instant, outputs: &mut VecDeque<Output>) {
         let entry = self.session.inflight.get(packet_id);
-        let Some(entry) = entry.filter(|entry| entry.step() == Step::Waiting) else {
+        // Acknowledged meanwhile.
+        if entry.is_none_or(|entry| entry.step() != Step::Waiting) {
             return;
-        };
-        // At QoS 2 the client may have it already and waits for PUBREL, so only QoS 1 can be given up.
-        let expires_at = entry.published().and_then(|published| published.expires_at);
-        if entry.qos() == QoS::AtLeastOnce && expires_at.is_some_and(|at| at <= now) {
-            self.give_up(packet_id, Outcome::Expired, outputs);
-        } else {
-            // [MQTT-3.3.1-1]
-            self.publish(packet_id, true, now, outputs);
         }
+        // Also if it has expired meanwhile: its delivery had begun, and what had begun is sent again [MQTT-4.4.0-1],
+        // [MQTT-4.3.3-7]. DUP says so [MQTT-3.3.1-1], [MQTT-3.3.1-1 v3.1.1].
+        self.publish(packet_id, true, now, outputs);
     }
 }

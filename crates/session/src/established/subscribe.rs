@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use magpie_codec::{
-    Packet, PacketId, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, TopicFilter,
-    UnsubAck, Unsubscribe,
+    Packet, PacketId, PacketType, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions,
+    TopicFilter, UnsubAck, Unsubscribe,
 };
 
 use super::Established;
+use crate::reason::carried_by;
 use crate::session::SubscriptionState;
 use crate::ticket::Subject;
 use crate::violation::Violation;
@@ -27,6 +28,8 @@ enum Request {
     /// For each filter of the packet what the node was asked, or why it was not.
     Subscribe(Vec<Result<Subscription, ReasonCode>>),
     Unsubscribe(Vec<TopicFilter>),
+    /// An UNSUBSCRIBE that the node is not asked about.
+    Refused(Vec<ReasonCode>),
 }
 
 /// What will be of a filter when all open packets are answered with success.
@@ -96,6 +99,7 @@ impl Established {
         if filter.is_shared() && !limits.shared_available {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
+        // [MQTT-3.8.3-2 v3.1.1]
         if !filter.is_exact() && !limits.wildcards_available {
             return Err(ReasonCode::WildcardSubscriptionsNotSupported);
         }
@@ -114,6 +118,7 @@ impl Established {
                 return Err(ReasonCode::QuotaExceeded);
             }
         }
+        // [MQTT-3.2.2-10]
         options.qos = options.qos.min(self.limits.qos_max);
         // Compact: a subscription must not keep a read buffer alive.
         let filter = filter.compact();
@@ -140,7 +145,17 @@ impl Established {
             .into());
         }
         if self.is_in_use(packet.packet_id) {
-            return Err(Violation::protocol_error("UNSUBSCRIBE with a packet id in use").into());
+            let refused = packet.filters.into_iter();
+            let request =
+                Request::Refused(refused.map(|_| ReasonCode::PacketIdentifierInUse).collect());
+            let open = OpenSubscribe {
+                packet_id: packet.packet_id,
+                asked_at: now,
+                request,
+            };
+            self.subscribes.push_answered(open, Vec::new());
+            self.acknowledge_subscribes(outputs);
+            return Ok(());
         }
         let filters: Vec<_> = packet.filters.iter().map(TopicFilter::compact).collect();
         for filter in &filters {
@@ -221,6 +236,11 @@ impl Established {
                 .chain(std::iter::repeat(ReasonCode::UnspecifiedError));
             let mut next_reason = || reasons.next().unwrap_or(ReasonCode::UnspecifiedError);
             let properties = None;
+            // [MQTT-2.2.1-6], [MQTT-3.8.4-1], [MQTT-3.8.4-2], [MQTT-3.8.4-5], [MQTT-3.8.4-6], [MQTT-3.9.3-1],
+            // [MQTT-3.10.4-4], [MQTT-3.10.4-5], [MQTT-3.10.4-6], [MQTT-3.11.3-1], [MQTT-2.3.1-7 v3.1.1],
+            // [MQTT-3.8.4-1 v3.1.1], [MQTT-3.8.4-2 v3.1.1], [MQTT-3.8.4-4 v3.1.1], [MQTT-3.8.4-5 v3.1.1],
+            // [MQTT-3.9.3-1 v3.1.1], [MQTT-3.10.4-4 v3.1.1], [MQTT-3.10.4-5 v3.1.1], [MQTT-3.10.4-6 v3.1.1]: one
+            // answer for all filters of a packet, with its id, and a code for each in its order.
             outputs.push_back(Output::Send(match request {
                 Request::Subscribe(requests) => {
                     let grant = |request| match request {
@@ -243,6 +263,11 @@ impl Established {
                         properties,
                     })
                 }
+                Request::Refused(reasons) => Packet::UnsubAck(UnsubAck {
+                    packet_id,
+                    reasons,
+                    properties,
+                }),
             }));
         }
     }
@@ -258,6 +283,7 @@ impl Established {
             id,
             replaces: _,
         } = subscription;
+        let reason = carried_by(PacketType::SubAck, reason);
         let granted = match reason {
             ReasonCode::Success => Some(QoS::AtMostOnce),
             ReasonCode::GrantedQoS1 => Some(QoS::AtLeastOnce),
@@ -265,6 +291,7 @@ impl Established {
             _ => None,
         };
         if let Some(qos) = granted {
+            // [MQTT-3.8.4-7], [MQTT-3.8.4-5 v3.1.1]
             options.qos = qos;
             self.session
                 .subscriptions
@@ -275,6 +302,9 @@ impl Established {
     }
 
     fn settle_end(&mut self, filter: TopicFilter, reason: ReasonCode) -> ReasonCode {
+        let reason = carried_by(PacketType::UnsubAck, reason);
+        // [MQTT-3.10.4-1], [MQTT-3.10.4-3], [MQTT-3.10.4-1 v3.1.1], [MQTT-3.10.4-3 v3.1.1]: what is in flight stays
+        // there.
         if !reason.is_error() {
             self.session.subscriptions.remove(&filter);
         }

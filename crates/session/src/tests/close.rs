@@ -49,6 +49,7 @@ fn leaves_will(outputs: &[Output]) -> bool {
 }
 
 /// [MQTT-3.14.4-3]
+/// [MQTT-3.1.2-10 v3.1.1], [MQTT-3.14.4-3 v3.1.1]
 #[test]
 fn a_normal_disconnection_discards_the_will() {
     for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
@@ -92,7 +93,7 @@ fn every_other_end_publishes_the_will() {
     }
 }
 
-/// [MQTT-3.1.4-3] and others.
+/// [MQTT-3.1.4-3], [MQTT-3.14.4-2], [MQTT-4.13.2-1], [MQTT-3.1.4-2 v3.1.1]
 #[test]
 fn an_eviction_is_told_to_version_5() {
     let reasons = [
@@ -117,12 +118,13 @@ fn an_eviction_is_told_to_version_5() {
     }
 }
 
+/// [MQTT-3.1.2-29], [MQTT-3.14.2-2], [MQTT-4.13.1-1], [MQTT-4.8.0-1 v3.1.1]
 #[test]
 fn malformed_bytes_are_told_to_version_5() {
     let error = DecodeError {
         reason: ReasonCode::MalformedPacket,
         packet: Some(PacketType::Publish),
-        rule: "MQTT-3.3.1-4",
+        rule: "a test",
         what: "both QoS bits are set",
         answer_in: Some(ProtocolVersion::V5),
     };
@@ -195,6 +197,7 @@ fn disconnect_cannot_raise_a_session_expiry_of_0() {
     }
 }
 
+/// [MQTT-4.13.1-1]
 #[test]
 fn packets_of_a_server_and_auth_are_protocol_errors() {
     let auth = Auth {
@@ -207,6 +210,7 @@ fn packets_of_a_server_and_auth_are_protocol_errors() {
     }
 }
 
+/// [MQTT-3.14.4-1]
 #[test]
 fn after_the_close_nothing_is_heard() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -239,4 +243,19 @@ fn the_packet_limit_holds_to_the_end() {
     let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
     assert_closed_with(&driver.packet(Packet::PingResp), ReasonCode::ProtocolError);
     assert_eq!(driver.connection.packet_bytes_max(), Some(20));
+}
+
+/// [MQTT-3.1.0-2], [MQTT-3.14.2-1]: DISCONNECT has no 0x84.
+#[test]
+fn a_second_connect_of_whatever_version_is_a_protocol_error() {
+    let error = DecodeError {
+        reason: ReasonCode::UnsupportedProtocolVersion,
+        packet: Some(PacketType::Connect),
+        rule: "a test",
+        what: "a test",
+        answer_in: Some(ProtocolVersion::V3_1_1),
+    };
+    let mut driver = Driver::connected(ProtocolVersion::V5);
+    driver.connection.handle_decode_error(error, driver.now());
+    assert_closed_with(&driver.drain(), ReasonCode::ProtocolError);
 }

@@ -62,6 +62,8 @@ fn will(retain: bool) -> Box<Will> {
     })
 }
 
+/// [MQTT-3.1.4-5], [MQTT-3.2.0-1], [MQTT-3.2.0-2], [MQTT-3.1.4-4 v3.1.1], [MQTT-3.2.0-1 v3.1.1],
+/// [MQTT-3.2.2-1 v3.1.1]
 #[test]
 fn the_node_is_asked_twice_before_connack() {
     for version in VERSIONS {
@@ -120,6 +122,7 @@ fn the_node_is_asked_twice_before_connack() {
     }
 }
 
+/// [MQTT-3.1.2-28], [MQTT-4.12.0-6]
 #[test]
 fn connack_tells_what_is_granted() {
     let asked = ConnectProperties {
@@ -138,7 +141,7 @@ fn connack_tells_what_is_granted() {
     assert_eq!(*connack_properties(&outputs), expected);
 }
 
-/// Section 3.2.2.3.2, [MQTT-3.1.2-4 v3.1.1] and [MQTT-3.1.2-7]
+/// Section 3.2.2.3.2, [MQTT-3.1.2-4 v3.1.1], [MQTT-3.1.2-6 v3.1.1] and [MQTT-3.1.2-7]
 #[test]
 fn the_session_is_kept_as_long_as_the_limit_allows() {
     let asking = |session_expiry_interval_s| Connect {
@@ -196,6 +199,7 @@ fn the_session_is_kept_as_long_as_the_limit_allows() {
 }
 
 /// [MQTT-3.1.3-6] and [MQTT-3.1.3-7]
+/// [MQTT-3.2.2-16]
 #[test]
 fn an_empty_client_id_gets_one_assigned() {
     for clean_start in [true, false] {
@@ -215,6 +219,7 @@ fn an_empty_client_id_gets_one_assigned() {
 }
 
 /// [MQTT-3.1.3-7 v3.1.1] and [MQTT-3.1.3-8 v3.1.1]
+/// [MQTT-3.1.3-6 v3.1.1]
 #[test]
 fn before_version_5_an_empty_client_id_needs_a_clean_session() {
     let anonymous = |version, clean_start| Connect {
@@ -230,6 +235,7 @@ fn before_version_5_an_empty_client_id_needs_a_clean_session() {
     assert_eq!(reason, ReasonCode::ClientIdentifierNotValid);
 }
 
+/// [MQTT-3.1.3-8], [MQTT-3.1.3-9 v3.1.1]
 #[test]
 fn a_client_id_of_3_1_may_be_longer_than_23_but_not_than_the_limit() {
     let named = |length| Connect {
@@ -244,17 +250,19 @@ fn a_client_id_of_3_1_may_be_longer_than_23_but_not_than_the_limit() {
     );
 }
 
+/// [MQTT-4.12.0-1]
 #[test]
 fn enhanced_authentication_is_refused() {
-    let method = Some(Text::from_static("SCRAM-SHA-256"));
-    let asked = ConnectProperties {
-        authentication_method: method,
-        ..ConnectProperties::default()
-    };
-    assert_eq!(
-        refusal(Limits::default(), connect_v5(asked)),
-        ReasonCode::BadAuthenticationMethod
-    );
+    for method in ["SCRAM-SHA-256", ""] {
+        let asked = ConnectProperties {
+            authentication_method: Some(Text::from_static(method)),
+            ..ConnectProperties::default()
+        };
+        assert_eq!(
+            refusal(Limits::default(), connect_v5(asked)),
+            ReasonCode::BadAuthenticationMethod
+        );
+    }
 }
 
 /// [MQTT-3.2.2-12] and [MQTT-3.2.2-13]
@@ -284,7 +292,7 @@ fn a_will_that_is_not_offered_is_refused() {
     assert!(matches!(outputs[1], Output::Authenticate { .. }));
 }
 
-/// [MQTT-3.1.0-1]
+/// [MQTT-3.1.0-1], [MQTT-3.14.0-1] and [MQTT-3.1.0-1 v3.1.1]
 #[test]
 fn the_first_packet_must_be_connect() {
     for packet in [publish(QoS::AtMostOnce, 0), Packet::PingReq] {
@@ -298,6 +306,7 @@ fn the_first_packet_must_be_connect() {
 }
 
 /// [MQTT-3.1.0-2]
+/// [MQTT-3.1.0-2 v3.1.1]
 #[test]
 fn a_second_connect_is_a_protocol_error() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -308,6 +317,7 @@ fn a_second_connect_is_a_protocol_error() {
     super::assert_closed_silently(&outputs);
 }
 
+/// [MQTT-3.1.4-2], [MQTT-3.2.2-7], [MQTT-3.2.2-5 v3.1.1]
 #[test]
 fn a_refusal_of_the_node_goes_into_connack() {
     let mut driver = Driver::new(Limits::default());
@@ -347,6 +357,7 @@ fn a_refusal_of_the_node_goes_into_connack() {
     );
 }
 
+/// [MQTT-3.14.0-1]
 #[test]
 fn an_eviction_before_connack_refuses() {
     let mut driver = Driver::new(Limits::default());
@@ -366,13 +377,13 @@ fn an_eviction_before_connack_refuses() {
     super::assert_closed_silently(&driver.drain());
 }
 
-/// [MQTT-3.1.2-2]
+/// [MQTT-3.1.2-2], [MQTT-3.1.4-1], [MQTT-3.1.2-2 v3.1.1], [MQTT-3.1.4-1 v3.1.1], [MQTT-3.2.2-6 v3.1.1]
 #[test]
 fn a_connect_that_cannot_be_read_is_answered_if_the_version_can() {
     let error = |reason, answer_in| DecodeError {
         reason,
         packet: Some(PacketType::Connect),
-        rule: "MQTT-3.1.2-2",
+        rule: "a test",
         what: "a test",
         answer_in,
     };
@@ -412,4 +423,65 @@ fn credentials_do_not_show_the_password() {
             && !shown.contains("hunter2")
             && !shown.contains("104, 117")
     );
+}
+
+/// [MQTT-3.1.3-5], [MQTT-3.1.3-5 v3.1.1]
+#[test]
+fn ids_of_letters_and_digits_are_taken() {
+    let letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    for version in VERSIONS {
+        for client_id in ["0", &letters[..23], &letters[23..46], &letters[39..]] {
+            let named = Connect {
+                client_id: Text::try_from(client_id).unwrap(),
+                ..connect(version)
+            };
+            let (driver, outputs) = let_in(Limits::default(), named);
+            assert_eq!(connack(&outputs).reason, ReasonCode::Success);
+            assert_eq!(driver.connection.client_id().unwrap(), client_id);
+        }
+    }
+}
+
+/// [MQTT-3.2.2-9]
+#[test]
+fn a_lower_maximum_qos_is_told() {
+    for qos_max in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let limits = Limits {
+            qos_max,
+            ..Limits::default()
+        };
+        let (_, outputs) = let_in(limits, connect(ProtocolVersion::V5));
+        assert_eq!(connack_properties(&outputs).maximum_qos, qos_max);
+    }
+}
+
+/// [MQTT-3.1.4-6], [MQTT-3.1.4-5 v3.1.1]
+#[test]
+fn after_a_refusal_nothing_is_processed() {
+    for version in VERSIONS {
+        let mut driver = Driver::new(Limits::default());
+        let ticket = ticket_of(&feed(&mut driver, connect(version)));
+        // Sent behind CONNECT, it waits in the socket.
+        assert!(!driver.connection.wants_packets());
+        let refused = Answer::Authenticated(Err(ReasonCode::NotAuthorized));
+        assert_eq!(driver.answer(ticket, refused).len(), 2);
+        assert!(!driver.connection.wants_packets());
+        for packet in [publish(QoS::AtLeastOnce, 1), Packet::PingReq] {
+            assert_eq!(driver.packet(packet), []);
+        }
+    }
+}
+
+/// [MQTT-3.2.2-8]
+#[test]
+fn a_refusal_says_what_connack_can_say() {
+    for (answered, said) in [
+        (ReasonCode::Banned, ReasonCode::Banned),
+        (ReasonCode::SessionTakenOver, ReasonCode::UnspecifiedError),
+    ] {
+        let mut driver = Driver::new(Limits::default());
+        let ticket = ticket_of(&feed(&mut driver, connect(ProtocolVersion::V5)));
+        let outputs = driver.answer(ticket, Answer::Authenticated(Err(answered)));
+        assert_eq!(connack(&outputs).reason, said);
+    }
 }

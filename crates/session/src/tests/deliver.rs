@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use magpie_codec::{
-    ConnectProperties, Message, Packet, ProtocolVersion, PublishHeader, QoS, ReasonCode, TopicName,
-    publish_bytes,
+    ConnectProperties, Message, Packet, ProtocolVersion, Publish, PublishHeader, QoS, ReasonCode,
+    SubscriptionOptions, TopicName, publish_bytes,
 };
 
 use super::{
     Driver, ack, ack_with, assert_closed_with, connect, connect_v5, delivered_ids, delivery,
-    message, sent, token,
+    message, publish_of, published, sent, ticket_of, token,
 };
-use crate::{Delivery, Limits, Note, Outcome, Output};
+use crate::{Answer, Delivery, Limits, Note, Outcome, Output};
 
 const QOS0: QoS = QoS::AtMostOnce;
 const QOS1: QoS = QoS::AtLeastOnce;
@@ -27,6 +27,7 @@ fn done(position: u64) -> Output {
     }
 }
 
+/// [MQTT-4.3.1-1], [MQTT-4.3.1-1 v3.1.1]
 #[test]
 fn qos_0_is_sent_and_forgotten() {
     let mut driver = Driver::connected(ProtocolVersion::V3_1_1);
@@ -37,7 +38,7 @@ fn qos_0_is_sent_and_forgotten() {
     assert_eq!(driver.connection.session().unwrap().inflight_len(), 0);
 }
 
-/// [MQTT-4.3.2-1] to [MQTT-4.3.2-3]
+/// [MQTT-4.3.2-1], [MQTT-4.3.2-2], [MQTT-4.3.2-3], [MQTT-4.3.2-1 v3.1.1], [MQTT-2.3.1-4 v3.1.1]
 #[test]
 fn qos_1_is_done_with_puback() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -51,7 +52,7 @@ fn qos_1_is_done_with_puback() {
     );
 }
 
-/// [MQTT-4.3.3-2] to [MQTT-4.3.3-6]
+/// [MQTT-4.3.3-1], [MQTT-4.3.3-2], [MQTT-4.3.3-3], [MQTT-4.3.3-4], [MQTT-4.3.3-5], [MQTT-4.3.3-6], [MQTT-4.3.3-1 v3.1.1]
 #[test]
 fn qos_2_is_done_with_pubcomp() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -70,7 +71,7 @@ fn qos_2_is_done_with_pubcomp() {
     assert_eq!(driver.packet(Packet::PubRec(ack(1))), expected);
 }
 
-/// [MQTT-4.3.3-4]
+/// [MQTT-4.3.3-4], [MQTT-4.4.0-2]
 #[test]
 fn an_error_of_the_client_ends_a_delivery() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -105,7 +106,7 @@ fn the_wrong_acknowledgement_is_a_protocol_error() {
     }
 }
 
-/// [MQTT-3.3.4-9]
+/// [MQTT-3.3.4-9], [MQTT-4.9.0-1], [MQTT-4.9.0-2]
 #[test]
 fn no_more_are_under_way_than_the_client_takes() {
     let asked = ConnectProperties {
@@ -128,6 +129,7 @@ fn no_more_are_under_way_than_the_client_takes() {
     assert_closed_with(&driver.drain(), ReasonCode::QuotaExceeded);
 }
 
+/// [MQTT-4.9.0-1]
 #[test]
 fn our_own_window_holds_too() {
     let limits = Limits {
@@ -238,6 +240,7 @@ fn message_expiry_is_counted_down_when_it_is_sent() {
     assert_eq!(driver.drain(), [Output::Note(Note::QoS0Expired)]);
 }
 
+/// [MQTT-3.1.2-26], [MQTT-3.3.2-11]
 #[test]
 fn a_client_that_allows_topic_aliases_gets_them() {
     let asked = ConnectProperties {
@@ -268,6 +271,7 @@ fn a_client_that_allows_topic_aliases_gets_them() {
     assert_eq!(alias_of("another/topic"), None);
 }
 
+/// [MQTT-3.3.4-3]
 #[test]
 fn subscription_identifiers_and_retain_go_along() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -283,4 +287,61 @@ fn subscription_identifiers_and_retain_go_along() {
     };
     assert!(header.retain);
     assert_eq!(header.subscription_ids[..], [1, 2]);
+}
+
+/// [MQTT-3.3.1-3], [MQTT-3.3.1-3 v3.1.1]
+#[test]
+fn dup_is_not_passed_on() {
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut writer = Driver::connected(version);
+        let repeated = Packet::Publish(Publish {
+            dup: true,
+            ..publish_of(QOS1, 1)
+        });
+        let outputs = writer.packet(repeated);
+        let [Output::Publish { message, .. }] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        for qos in [QOS0, QOS1, QOS2] {
+            let mut reader = Driver::connected(version);
+            let delivery = Delivery {
+                message: Arc::clone(message),
+                ..delivery(qos, 1)
+            };
+            reader.connection.handle_delivery(delivery, reader.now());
+            let outputs = reader.drain();
+            assert!(matches!(&outputs[..], [Output::Deliver { header, .. }] if !header.dup));
+        }
+    }
+}
+
+/// [MQTT-3.3.4-10], [MQTT-4.9.0-3]
+#[test]
+fn a_closed_window_holds_back_nothing_but_messages() {
+    let asked = ConnectProperties {
+        receive_maximum: NonZeroU16::new(1),
+        ..ConnectProperties::default()
+    };
+    let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
+    driver.deliver(QOS2, 1);
+    assert!(!driver.connection.can_accept(QOS1));
+    assert!(driver.connection.wants_packets());
+    assert_eq!(driver.packet(Packet::PingReq), sent([Packet::PingResp]));
+    let ticket = ticket_of(&driver.publish(QOS2, 7));
+    assert_eq!(
+        driver.answer(ticket, published()),
+        sent([Packet::PubRec(ack(7))])
+    );
+    assert_eq!(
+        driver.packet(Packet::PubRel(ack(7))),
+        sent([Packet::PubComp(ack(7))])
+    );
+    let options = SubscriptionOptions::default();
+    let ticket = ticket_of(&driver.packet(super::subscribe::subscribe(8, &[("a", options)])));
+    let outputs = driver.answer(ticket, Answer::Subscribed(vec![ReasonCode::Success]));
+    assert!(matches!(&outputs[..], [Output::Send(Packet::SubAck(_))]));
+    assert_eq!(
+        driver.packet(Packet::PubRec(ack(1))),
+        sent([Packet::PubRel(ack(1))])
+    );
 }

@@ -83,7 +83,7 @@ fn pubrel(number: u16) -> Vec<Output> {
     sent([Packet::PubRel(ack(number))])
 }
 
-/// [MQTT-4.3.3-2] to [MQTT-4.3.3-6]
+/// [MQTT-4.3.3-2], [MQTT-4.3.3-3], [MQTT-4.3.3-4], [MQTT-4.3.3-5], [MQTT-4.3.3-6]
 #[test]
 fn each_step_is_made_safe_before_the_client_sees_it() {
     let mut driver = first();

@@ -3,7 +3,9 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use magpie_codec::{Packet, ProtocolVersion, Publish, QoS, ReasonCode, TopicName};
+use magpie_codec::{
+    MessageProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode, TopicName,
+};
 
 use super::{
     Driver, ack, ack_with, assert_closed_silently, assert_closed_with, connect, id, message,
@@ -15,6 +17,7 @@ const QOS0: QoS = QoS::AtMostOnce;
 const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
 
+/// [MQTT-3.3.4-1], [MQTT-3.3.4-1 v3.1.1]
 #[test]
 fn qos_0_asks_for_no_answer() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -29,7 +32,7 @@ fn qos_0_asks_for_no_answer() {
     assert_eq!(driver.publish(QOS0, 0), [expected]);
 }
 
-/// [MQTT-4.3.2-4]
+/// [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.2-4], [MQTT-2.3.1-6 v3.1.1], [MQTT-3.3.4-1 v3.1.1], [MQTT-4.3.2-2 v3.1.1]
 #[test]
 fn qos_1_is_acknowledged_after_the_answer() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -50,7 +53,8 @@ fn qos_1_is_acknowledged_after_the_answer() {
     assert_eq!(driver.answer(ticket, published()), []);
 }
 
-/// [MQTT-4.3.3-8] to [MQTT-4.3.3-11]
+/// [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.3-8], [MQTT-4.3.3-10], [MQTT-4.3.3-11], [MQTT-4.3.3-12], [MQTT-2.3.1-6 v3.1.1],
+/// [MQTT-4.3.3-2 v3.1.1]
 #[test]
 fn qos_2_is_passed_on_once_until_it_is_released() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -88,7 +92,7 @@ fn an_unknown_pubrel_is_completed_with_a_reason() {
     );
 }
 
-/// [MQTT-4.6.0-2] and [MQTT-4.6.0-3]
+/// [MQTT-4.6.0-2], [MQTT-4.6.0-3], [MQTT-4.6.0-2 v3.1.1] and [MQTT-4.6.0-3 v3.1.1]
 #[test]
 fn acknowledgements_keep_the_order_of_the_publishes() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -105,6 +109,7 @@ fn acknowledgements_keep_the_order_of_the_publishes() {
     assert_eq!(driver.answer(first, published()), sent(acks));
 }
 
+/// [MQTT-4.3.3-9]
 #[test]
 fn an_error_is_told_in_version_5_and_frees_the_id() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -279,7 +284,7 @@ fn a_subscription_identifier_from_a_client_is_a_violation() {
     );
 }
 
-/// [MQTT-3.3.2-7] and [MQTT-3.3.2-9]
+/// [MQTT-3.3.2-7], [MQTT-3.3.2-9], [MQTT-3.3.2-12], [MQTT-3.2.2-17]
 #[test]
 fn topic_aliases_stand_for_their_topics() {
     let aliased = |topic: Option<&'static str>, alias| {
@@ -347,4 +352,63 @@ fn a_session_that_lasts_asks_the_node_to_release() {
         sent([Packet::PubComp(ack(5))])
     );
     assert_eq!(driver.answer(ticket, Answer::Released), []);
+}
+
+/// [MQTT-4.3.2-5], [MQTT-4.3.2-2 v3.1.1]
+#[test]
+fn after_puback_the_id_is_that_of_a_new_message() {
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        for dup in [false, true, true] {
+            let repeated = Packet::Publish(Publish {
+                dup,
+                ..publish_of(QOS1, 5)
+            });
+            let ticket = ticket_of(&driver.packet(repeated));
+            let acknowledged = sent([Packet::PubAck(ack(5))]);
+            assert_eq!(driver.answer(ticket, published()), acknowledged);
+        }
+    }
+}
+
+/// [MQTT-4.3.3-13]
+#[test]
+fn an_expired_message_is_acknowledged_to_the_end() {
+    let mut driver = Driver::connected(ProtocolVersion::V5);
+    let properties = MessageProperties {
+        expiry_interval_s: Some(1),
+        ..MessageProperties::default()
+    };
+    let expiring = Packet::Publish(Publish {
+        properties: Some(Box::new(properties)),
+        ..publish_of(QOS2, 5)
+    });
+    let ticket = ticket_of(&driver.packet(expiring));
+    assert_eq!(driver.sleep(5_000), []);
+    assert_eq!(
+        driver.answer(ticket, published()),
+        sent([Packet::PubRec(ack(5))])
+    );
+    assert_eq!(
+        driver.packet(Packet::PubRel(ack(5))),
+        sent([Packet::PubComp(ack(5))])
+    );
+}
+
+/// [MQTT-3.4.2-1], [MQTT-3.5.2-1]
+#[test]
+fn an_acknowledgement_says_what_it_can_say() {
+    for (answered, said) in [
+        (Err(ReasonCode::NotAuthorized), ReasonCode::NotAuthorized),
+        (Err(ReasonCode::ServerBusy), ReasonCode::UnspecifiedError),
+        (Ok(ReasonCode::GrantedQoS2), ReasonCode::Success),
+    ] {
+        let mut driver = Driver::connected(ProtocolVersion::V5);
+        let ticket = ticket_of(&driver.publish(QOS1, 5));
+        let outputs = driver.answer(ticket, Answer::Published(answered));
+        assert_eq!(outputs, sent([Packet::PubAck(ack_with(5, said))]));
+        let ticket = ticket_of(&driver.publish(QOS2, 6));
+        let outputs = driver.answer(ticket, Answer::Published(answered));
+        assert_eq!(outputs, sent([Packet::PubRec(ack_with(6, said))]));
+    }
 }

@@ -52,7 +52,7 @@ fn again(session: Box<Session>, properties: ConnectProperties) -> (Driver, Vec<O
     (driver, outputs)
 }
 
-/// [MQTT-4.4.0-1] and [MQTT-4.6.0-1]
+/// [MQTT-3.3.1-1], [MQTT-4.4.0-1], [MQTT-4.6.0-1]
 #[test]
 fn unacknowledged_packets_are_sent_again_with_their_ids_and_in_their_order() {
     let mut driver = first();
@@ -85,7 +85,7 @@ fn unacknowledged_packets_are_sent_again_with_their_ids_and_in_their_order() {
     assert_eq!(driver.packet(Packet::PubComp(ack(3))), [done(3)]);
 }
 
-/// [MQTT-3.2.2-2] and [MQTT-3.2.2-3]
+/// [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.2.2-2], [MQTT-3.2.2-3]
 #[test]
 fn session_present_is_true_to_the_facts() {
     let session = lost(first());
@@ -120,8 +120,10 @@ fn a_smaller_window_lets_the_rest_follow_by_and_by() {
     assert!(driver.connection.can_accept(QOS1));
 }
 
+/// [MQTT-4.3.3-7], [MQTT-4.4.0-1]: what was sent is sent again, also if it has expired meanwhile. [MQTT-3.1.2-25]: but not
+/// if it is too large now.
 #[test]
-fn what_the_client_no_longer_takes_is_given_up() {
+fn what_was_sent_comes_again_unless_the_client_no_longer_takes_it() {
     let mut driver = first();
     driver.deliver(QOS1, 1);
     let expires_at = Some(driver.now() + Duration::from_secs(1));
@@ -140,12 +142,12 @@ fn what_the_client_no_longer_takes_is_given_up() {
     let mut driver = Driver::new(limits());
     driver.now_ms = 10_000;
     let outputs = driver.attach(returning_connect(returning()), Some(session));
-    // The client may hold the QoS 2 message already, and waits for its PUBREL.
-    assert_eq!(delivered_ids(&outputs), [1, 3]);
-    assert!(outputs.contains(&Output::Delivered {
-        token: token(2),
-        outcome: Outcome::Expired
-    }));
+    assert_eq!(delivered_ids(&outputs), [1, 2, 3]);
+    let left = |output: &Output| match output {
+        Output::Deliver { header, .. } => header.expiry_interval_s,
+        _ => None,
+    };
+    assert_eq!(outputs.iter().filter_map(left).collect::<Vec<_>>(), [1, 1]);
 
     let tiny = ConnectProperties {
         maximum_packet_size: NonZeroU32::new(14),
@@ -156,7 +158,7 @@ fn what_the_client_no_longer_takes_is_given_up() {
         token: token(position),
         outcome: Outcome::TooLarge,
     };
-    assert_eq!(outputs, [given_up(1), given_up(3)]);
+    assert_eq!(outputs, [given_up(1), given_up(2), given_up(3)]);
     assert!(driver.connection.can_accept(QOS1));
 }
 
@@ -209,6 +211,7 @@ fn subscriptions_stay() {
     );
 }
 
+/// [MQTT-3.1.2-4 v3.1.1], [MQTT-3.3.1-1 v3.1.1], [MQTT-4.4.0-1 v3.1.1], [MQTT-4.6.0-1 v3.1.1]
 #[test]
 fn an_older_client_goes_on_too() {
     let old = || Connect {
@@ -223,7 +226,7 @@ fn an_older_client_goes_on_too() {
     assert_eq!(delivered_ids(&driver.attach(old(), Some(session))), [1]);
 }
 
-/// [MQTT-4.6.0-4]
+/// [MQTT-4.6.0-4], [MQTT-4.6.0-4 v3.1.1]
 #[test]
 fn pubrels_keep_the_order_of_the_pubrecs() {
     let mut driver = first();

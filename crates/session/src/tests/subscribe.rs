@@ -5,8 +5,8 @@ use magpie_codec::{
     UnsubAck, Unsubscribe,
 };
 
-use super::{Driver, assert_closed_with, connect, id, published, sent, ticket_of};
-use crate::{Answer, Limits, Output};
+use super::{Driver, ack, assert_closed_with, connect, id, published, sent, ticket_of, token};
+use crate::{Answer, Limits, Outcome, Output};
 
 const QOS2: QoS = QoS::ExactlyOnce;
 
@@ -83,7 +83,9 @@ fn refused(limits: Limits, packet: Packet) -> Vec<ReasonCode> {
     suback.reasons.clone()
 }
 
-/// [MQTT-3.8.4-1] to [MQTT-3.8.4-6]
+/// [MQTT-2.2.1-6], [MQTT-3.8.4-1], [MQTT-3.8.4-2], [MQTT-3.8.4-5], [MQTT-3.8.4-6], [MQTT-3.8.4-7], [MQTT-3.9.3-1],
+/// [MQTT-2.3.1-7 v3.1.1], [MQTT-3.8.4-1 v3.1.1], [MQTT-3.8.4-2 v3.1.1], [MQTT-3.8.4-4 v3.1.1], [MQTT-3.8.4-5 v3.1.1],
+/// [MQTT-3.9.3-1 v3.1.1]
 #[test]
 fn suback_follows_the_answer() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -121,6 +123,7 @@ fn what_breaks_a_limit_is_refused_and_the_rest_is_asked() {
     );
 }
 
+/// [MQTT-3.8.3-2 v3.1.1]
 #[test]
 fn what_is_not_offered_is_refused() {
     let limits = Limits {
@@ -172,6 +175,7 @@ fn what_is_not_offered_is_refused() {
     );
 }
 
+/// [MQTT-3.2.2-10]
 #[test]
 fn options_are_cut_to_what_is_offered() {
     let limits = Limits {
@@ -263,7 +267,8 @@ fn acknowledgements_keep_the_order_of_the_packets() {
     );
 }
 
-/// [MQTT-3.10.4-4] and [MQTT-3.11.3-1]
+/// [MQTT-2.2.1-6], [MQTT-3.10.4-4], [MQTT-3.10.4-5], [MQTT-3.10.4-6], [MQTT-3.11.3-1], [MQTT-2.3.1-7 v3.1.1],
+/// [MQTT-3.10.4-4 v3.1.1], [MQTT-3.10.4-5 v3.1.1], [MQTT-3.10.4-6 v3.1.1]
 #[test]
 fn unsuback_follows_the_answer() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -290,6 +295,7 @@ fn the_client_is_not_read_while_too_many_are_under_way() {
     assert!(driver.connection.wants_packets());
 }
 
+/// [MQTT-2.2.1-3]
 #[test]
 fn a_packet_id_of_a_publish_is_in_use() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
@@ -298,6 +304,9 @@ fn a_packet_id_of_a_publish_is_in_use() {
     assert_eq!(driver.packet(plain(5, &["a"])), in_use);
     driver.answer(ticket, published());
     assert_eq!(driver.packet(plain(5, &["a"])), in_use);
+    let in_use = sent([unsuback(5, &[ReasonCode::PacketIdentifierInUse; 2])]);
+    assert_eq!(driver.packet(unsubscribe(5, &["a", "b"])), in_use);
+    assert!(driver.connection.is_connected());
 }
 
 /// Found by random steps: an answer that refuses must not let a later packet in uncounted.
@@ -323,4 +332,45 @@ fn the_limit_holds_whatever_the_node_answers() {
         driver.connection.session().unwrap().subscriptions().len(),
         2
     );
+}
+
+/// [MQTT-3.9.3-2], [MQTT-3.11.3-2]
+#[test]
+fn an_answer_says_what_its_packet_can_say() {
+    let mut driver = Driver::connected(ProtocolVersion::V5);
+    let outputs = driver.packet(plain(1, &["a", "b"]));
+    let answered = vec![ReasonCode::ServerBusy, ReasonCode::QuotaExceeded];
+    let said = [ReasonCode::UnspecifiedError, ReasonCode::QuotaExceeded];
+    let outputs = driver.answer(ticket_of(&outputs), Answer::Subscribed(answered.clone()));
+    assert_eq!(outputs, sent([suback(1, &said)]));
+    let outputs = driver.packet(unsubscribe(2, &["a", "b"]));
+    let outputs = driver.answer(ticket_of(&outputs), Answer::Unsubscribed(answered));
+    assert_eq!(
+        outputs,
+        sent([unsuback(2, &[ReasonCode::UnspecifiedError; 2])])
+    );
+}
+
+/// [MQTT-3.10.4-3], [MQTT-3.10.4-3 v3.1.1]
+#[test]
+fn what_is_in_flight_is_brought_to_its_end_after_an_unsubscribe() {
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let ticket = ticket_of(&driver.packet(plain(1, &["a/#"])));
+        driver.answer(ticket, Answer::Subscribed(vec![ReasonCode::GrantedQoS2]));
+        driver.deliver(QoS::AtLeastOnce, 1);
+        driver.deliver(QOS2, 2);
+        let ticket = ticket_of(&driver.packet(unsubscribe(2, &["a/#"])));
+        driver.answer(ticket, Answer::Unsubscribed(vec![ReasonCode::Success]));
+        let done = |position| Output::Delivered {
+            token: token(position),
+            outcome: Outcome::Acknowledged,
+        };
+        assert_eq!(driver.packet(Packet::PubAck(ack(1))), [done(1)]);
+        assert_eq!(
+            driver.packet(Packet::PubRec(ack(2))),
+            sent([Packet::PubRel(ack(2))])
+        );
+        assert_eq!(driver.packet(Packet::PubComp(ack(2))), [done(2)]);
+    }
 }

@@ -26,7 +26,7 @@ fn a_socket_without_a_connect_is_closed() {
     );
 }
 
-/// [MQTT-3.1.2-22]
+/// [MQTT-3.1.2-22], [MQTT-3.12.4-1], [MQTT-3.1.2-24 v3.1.1], [MQTT-3.12.4-1 v3.1.1]
 #[test]
 fn a_silent_client_is_closed_after_one_and_a_half_keep_alives() {
     let mut driver =
@@ -80,7 +80,7 @@ fn without_keep_alive_a_client_may_be_silent() {
     assert_eq!(driver.timeout_ms(), None);
 }
 
-/// [MQTT-3.1.2-21]
+/// [MQTT-3.1.2-21], [MQTT-3.2.2-22]
 #[test]
 fn the_servers_keep_alive_replaces_a_longer_one() {
     for (asked, told, deadline_ms) in [
@@ -127,6 +127,7 @@ fn a_node_that_does_not_answer_a_connect_refuses_it() {
     ));
 }
 
+/// [MQTT-4.8.0-2 v3.1.1]
 #[test]
 fn the_oldest_open_question_sets_the_deadline() {
     let mut driver = Driver::connected(ProtocolVersion::V5);

@@ -295,6 +295,7 @@ impl PartitionState {
                 Taking::Ended => return outcome.refused.push(position.ordinal()),
             }
         }
+        // [MQTT-3.3.1-8], [MQTT-3.3.1-12 v3.1.1]
         if publish.retain {
             self.retained.publish(position, publish, changed);
         }

@@ -23,6 +23,7 @@ pub struct Retained {
 
 #[derive(Debug, Default)]
 pub(super) struct RetainedMessages {
+    // [MQTT-3.1.2-7 v3.1.1]: of no session.
     by_topic: BTreeMap<TopicName, Entry>,
 }
 
@@ -37,7 +38,8 @@ impl RetainedMessages {
     /// Takes over a publish with the RETAIN flag.
     pub(super) fn publish(&mut self, position: Position, publish: &Publish, changed: &mut Changed) {
         let topic = publish.message.topic.as_str();
-        // [MQTT-3.3.1-6]: an empty payload removes the retained message.
+        // [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-10 v3.1.1], [MQTT-3.3.1-11 v3.1.1]: an empty payload removes the
+        // retained message.
         if publish.message.payload.is_empty() {
             if self.by_topic.remove(topic).is_some() {
                 changed.insert(key(topic));
@@ -51,6 +53,7 @@ impl RetainedMessages {
             record: record[..].into(),
         };
         changed.insert(key(topic));
+        // [MQTT-3.3.1-5], [MQTT-3.3.1-5 v3.1.1], [MQTT-3.3.1-7 v3.1.1]
         match self.by_topic.get_mut(topic) {
             Some(known) => *known = entry,
             None => drop(self.by_topic.insert(publish.message.topic.compact(), entry)),

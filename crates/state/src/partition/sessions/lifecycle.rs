@@ -55,7 +55,7 @@ impl Sessions {
         let superseded = known
             .and_then(|number| self.table.at(number).attached())
             .map(|(epoch, holder)| answer::Superseded { epoch, holder });
-        // [MQTT-3.1.2-5] A stored Session is resumed. One without expiry ended with the connection that is superseded.
+        // [MQTT-3.1.2-5], [MQTT-3.1.2-4 v3.1.1]: a stored Session is resumed. One without expiry ended with the connection that is superseded.
         let resumed =
             known.filter(|number| !new.clean_start && self.table.at(*number).expiry_s > 0);
         let takes_a_place = resumed.is_none() && new.session_expiry_s > 0;
@@ -73,7 +73,7 @@ impl Sessions {
             }
             (None, known) => {
                 if let Some(number) = known {
-                    // [MQTT-3.1.2-4]
+                    // [MQTT-3.1.2-4], [MQTT-3.1.2-6 v3.1.1]
                     let will = self.leave(number);
                     self.end(number, will, changed);
                 }
@@ -104,6 +104,7 @@ impl Sessions {
         let session = self.table.at_mut(number);
         self.timers.unset(session);
         let delayed = session.take_delayed_will();
+        // [MQTT-4.1.0-1], [MQTT-4.1.0-2 v3.1.1]
         session.ends_at = NEVER;
         match left {
             Some(will) if will.delay_s == 0 => {
@@ -234,6 +235,7 @@ impl Sessions {
         if session.expiry_s == 0 {
             return self.end(number, None, changed);
         }
+        // [MQTT-3.1.2-23], [MQTT-4.1.0-2], [MQTT-4.1.0-1 v3.1.1], [MQTT-3.1.2-5 v3.1.1]
         session.ends_at = self.timers.after_s(session.expiry_s);
         self.timers.set(session, number);
     }
@@ -252,7 +254,7 @@ impl Sessions {
         will
     }
 
-    /// Ends a Session that nothing is attached to. Its Will Message, if one is left, is due [MQTT-3.1.2-8].
+    /// Ends a Session that nothing is attached to. Its Will Message, if one is left, is due [MQTT-3.1.2-8], [MQTT-3.1.2-8 v3.1.1].
     fn end(&mut self, number: u32, will: Option<Will>, changed: &mut Changed) {
         self.timers.unset(self.table.at(number));
         self.inflight.remove(&number);
@@ -290,6 +292,7 @@ fn last_words(client: &ClientId, epoch: Epoch, stored: &StoredWill) -> Will {
         client: client.clone(),
         epoch,
         qos: will.qos,
+        // [MQTT-3.1.2-14], [MQTT-3.1.2-15], [MQTT-3.1.2-16 v3.1.1], [MQTT-3.1.2-17 v3.1.1]
         retain: will.retain,
         retain_only: false,
         published_ms: stored.publish_ms,

@@ -29,7 +29,7 @@ impl Sessions {
                 && (all[at].options.qos > magpie_codec::QoS::AtMostOnce
                     || new.options.qos == magpie_codec::QoS::AtMostOnce)
             {
-                // [MQTT-3.8.4-4]: nothing is lost by a replacement. At QoS 0 nothing was waiting.
+                // [MQTT-3.8.4-4], [MQTT-3.8.4-3 v3.1.1]: nothing is lost by a replacement. At QoS 0 nothing was waiting.
                 new.since = std::mem::take(&mut all[at].since);
             }
             if new.holds_messages() {

@@ -68,6 +68,7 @@ fn a_stored_session_that_is_resumed_without_expiry_ends_with_that_connection() {
     assert_eq!(replica.released().len(), 1);
 }
 
+/// [MQTT-4.1.0-1], [MQTT-4.1.0-2], [MQTT-4.1.0-2 v3.1.1]
 #[test]
 fn a_session_never_ends_early_and_does_end() {
     for before_ms in [0, 1, 400, 999] {
