@@ -149,6 +149,14 @@ pub(crate) fn progress_at_end(
     }
 }
 
+/// What the client has at QoS 1, and has not acknowledged. At QoS 2 it is bound to its packet id anyway.
+pub(crate) fn at_least_once(session: &Session) -> Vec<Inflight> {
+    let sent = session
+        .inflight()
+        .filter(|sent| sent.qos == QoS::AtLeastOnce);
+    sent.filter_map(|sent| stored_inflight(&sent)).collect()
+}
+
 fn stored_inflight(sent: &Unacknowledged) -> Option<Inflight> {
     if is_in_no_log(sent.token.partition) {
         // It is not sent again under this id. At QoS 2 the client may know the id, and must let go of it before it stands for another

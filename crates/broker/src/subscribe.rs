@@ -17,7 +17,7 @@ use std::sync::Arc;
 use magpie_cluster::{Cluster, Error};
 use magpie_codec::{QoS, ReasonCode, RetainHandling, TopicFilter};
 use magpie_session::{Answer, Subscription, SubscriptionState, Ticket};
-use magpie_state::{ClientId, Epoch, Position, Record, StoredSubscription};
+use magpie_state::{ClientId, Epoch, Inflight, Position, Record, StoredSubscription};
 
 use crate::handle::Handle;
 use crate::mailbox::Post;
@@ -157,19 +157,30 @@ impl Subscribing {
         task::spawn(note(cluster, handle, record));
     }
 
-    /// Whether messages are to be held back, since retained ones come first.
+    /// Whether messages are to be held back: since retained ones come first, or since it is just being committed which ones the client has.
     pub(crate) fn holds_deliveries(&self) -> bool {
         matches!(
             self.pending.front(),
-            Some(Pending::Subscribe {
-                step: Step::Settling { .. },
-                ..
-            })
+            Some(
+                Pending::Subscribe {
+                    step: Step::Settling { .. },
+                    ..
+                } | Pending::Unsubscribe {
+                    is_committing: true,
+                    ..
+                }
+            )
         )
     }
 
     /// Takes the first one on as far as it goes. To be called until `None`.
-    pub(crate) fn next(&mut self, place: Place<'_>, reading: &mut Reading) -> Option<Next> {
+    /// `at_least_once` tells what the client has of QoS 1 and has not acknowledged.
+    pub(crate) fn next(
+        &mut self,
+        place: Place<'_>,
+        reading: &mut Reading,
+        at_least_once: impl FnOnce() -> Vec<Inflight>,
+    ) -> Option<Next> {
         match self.pending.front_mut()? {
             Pending::Subscribe {
                 subscriptions,
@@ -213,6 +224,7 @@ impl Subscribing {
                         client: client.clone(),
                         epoch,
                         filters: filters.clone(),
+                        inflight: at_least_once(),
                     };
                     place.settle(Some(record), VecDeque::new());
                     return None;

@@ -211,6 +211,7 @@ async fn a_session_survives_its_leader_and_is_handed_over() {
         client: phone.clone(),
         epoch: first.epoch,
         filters: vec![TopicFilter::from_static("chat/+")],
+        inflight: Vec::new(),
     };
     assert!(!previous.cluster.commit(&phone, late).await.unwrap());
     stop(&nodes).await;

@@ -93,6 +93,8 @@ pub enum Record {
         epoch: Epoch,
         /// Which.
         filters: Vec<TopicFilter>,
+        /// Messages of QoS 1 that the client has, and has not acknowledged: they are completed all the same [MQTT-3.10.4-3].
+        inflight: Vec<Inflight>,
     },
     /// QoS 2 deliveries that are about to begin; committed before their first PUBLISH.
     Bind {

@@ -20,7 +20,7 @@ use crate::handle::Greeting;
 use crate::lanes::Lanes;
 use crate::mailbox::Post;
 use crate::publish::{self, Outgoing, Publisher};
-use crate::resume::{Resume, resume};
+use crate::resume::{Resume, at_least_once, resume};
 use crate::retained;
 use crate::subscribe::{self, Next, Place};
 use crate::{attach, clock, task};
@@ -393,7 +393,12 @@ impl Driver {
     fn go_on_subscribing(&mut self, now: Instant) {
         loop {
             let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
-            match self.subscribing.next(place, &mut self.reading) {
+            let session = self.session.session();
+            let at_least_once = || session.map_or_else(Vec::new, at_least_once);
+            match self
+                .subscribing
+                .next(place, &mut self.reading, at_least_once)
+            {
                 Some(next) => self.subscribed(next, now),
                 None => return,
             }

@@ -216,8 +216,11 @@ impl PartitionState {
                 client,
                 epoch,
                 filters,
+                inflight,
             } => {
-                let done = self.sessions.unsubscribe(&client, epoch, &filters, changed);
+                let done = self
+                    .sessions
+                    .unsubscribe(&client, epoch, &filters, &inflight, changed);
                 outcome.refused.extend(done.err().map(|Superseded| ordinal));
             }
             Record::Bind {

@@ -3,7 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::progress::{
-    put_bindings, put_laggards, put_places, read_bindings, read_laggards, read_places,
+    put_bindings, put_inflight, put_laggards, put_places, read_bindings, read_inflight,
+    read_laggards, read_places,
 };
 use super::{Record, SessionProgress, StoredSubscription, StoredWill, kind};
 use crate::wire::{
@@ -63,12 +64,14 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
             client,
             epoch,
             filters,
+            inflight,
         } => {
             put_head(kind::UNSUBSCRIBE, client, *epoch, out);
             put_count(out, filters.len());
             for filter in filters {
                 put_text(out, filter.as_str());
             }
+            put_inflight(out, inflight);
         }
         Record::Bind {
             client,
@@ -177,6 +180,7 @@ fn decode_of(
             client,
             epoch,
             filters: read_list(buf, "topic filters", |buf| read_filter(buf, "topic filter"))?,
+            inflight: read_inflight(buf)?,
         },
         kind::BIND => Record::Bind {
             client,

@@ -183,6 +183,13 @@ fn records_of_sessions_survive_a_round_trip() {
         client: phone.clone(),
         epoch,
         filters: filters.to_vec(),
+        inflight: vec![Inflight {
+            packet_id: PacketId::new(3).unwrap(),
+            partition: PartitionId(1),
+            position: Position::at(4, 5),
+            qos: QoS::AtLeastOnce,
+            stage: Stage::Published,
+        }],
     });
     round_trip(&Record::Bind {
         client: phone.clone(),

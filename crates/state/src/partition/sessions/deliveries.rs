@@ -21,12 +21,23 @@ impl Sessions {
             return Ok(());
         }
         changed.insert(key(&client.0));
+        let bound = bindings.iter().map(|binding| Inflight {
+            packet_id: binding.packet_id,
+            partition: binding.partition,
+            position: binding.position,
+            qos: QoS::ExactlyOnce,
+            stage: Stage::Published,
+        });
+        self.enter_inflight(number, &bound.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// What the client has, or is about to get, under these identifiers.
+    pub(super) fn enter_inflight(&mut self, number: u32, new: &[Inflight]) {
         let cursors = self.cursors(self.table.at(number));
-        let reused: HashSet<PacketId> = bindings.iter().map(|binding| binding.packet_id).collect();
-        let bound: HashSet<(PartitionId, Position)> = bindings
-            .iter()
-            .map(|binding| (binding.partition, binding.position))
-            .collect();
+        let reused: HashSet<PacketId> = new.iter().map(|it| it.packet_id).collect();
+        let bound: HashSet<(PartitionId, Position)> =
+            new.iter().map(|it| (it.partition, it.position)).collect();
         let session = self.table.at_mut(number);
         let mut inflight = session.inflight().to_vec();
         // An identifier that is used anew was free: its message is done, and must not be sent again under another one.
@@ -52,16 +63,9 @@ impl Sessions {
                 && !bound.contains(&(it.partition, it.position))
                 && !cursors::is_done(&cursors, it.partition, it.position)
         });
-        inflight.extend(bindings.iter().map(|binding| Inflight {
-            packet_id: binding.packet_id,
-            partition: binding.partition,
-            position: binding.position,
-            qos: QoS::ExactlyOnce,
-            stage: Stage::Published,
-        }));
+        inflight.extend_from_slice(new);
         session.set_inflight(inflight);
         self.note_inflight(number);
-        Ok(())
     }
 
     pub(in super::super) fn received(

@@ -5,7 +5,7 @@ use magpie_codec::TopicFilter;
 use super::super::Changed;
 use super::session::Subscription;
 use super::{Sessions, Superseded, key};
-use crate::{ClientId, Epoch, StoredSubscription};
+use crate::{ClientId, Epoch, Inflight, StoredSubscription};
 
 impl Sessions {
     pub(in super::super) fn subscribe(
@@ -52,9 +52,14 @@ impl Sessions {
         client: &ClientId,
         epoch: Epoch,
         filters: &[TopicFilter],
+        inflight: &[Inflight],
         changed: &mut Changed,
     ) -> Result<(), Superseded> {
         let number = self.acting(client, epoch)?;
+        if self.table.at(number).is_durable && !inflight.is_empty() {
+            changed.insert(key(&client.0));
+            self.enter_inflight(number, inflight);
+        }
         let session = self.table.at_mut(number);
         let mut all = std::mem::take(&mut session.subscriptions).into_vec();
         for filter in filters {

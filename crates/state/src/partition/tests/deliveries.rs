@@ -141,16 +141,26 @@ fn a_delivery_holds_its_message_when_nothing_is_subscribed_any_more() {
     let epoch = connect(&mut replica);
     replica.send(A1, &[bind(epoch, &[(1, 10)])]);
     let filters = vec![filter("a")];
+    // What the client has at QoS 1 is told with it [MQTT-3.10.4-3].
+    let at_least_once = Inflight {
+        packet_id: packet_id(2),
+        partition: HERE,
+        position: at(11),
+        qos: QoS::AtLeastOnce,
+        stage: Stage::Published,
+    };
     let unsubscribe = Record::Unsubscribe {
         client: client("phone"),
         epoch,
         filters,
+        inflight: vec![at_least_once],
     };
     replica.send(A1, &[unsubscribe]);
     replica.apply(&PartitionCommand::EndStream { stream: A1 });
     assert_eq!(replica.state.needed_above(HERE, &topic("a")), None);
-    assert_eq!(replica.state.inflight_in(HERE), [at(10)]);
-    assert_eq!(inflight(&replica), [(1, 10, Stage::Published)]);
+    assert_eq!(replica.state.inflight_in(HERE), [at(10), at(11)]);
+    let expected = [(1, 10, Stage::Published), (2, 11, Stage::Published)];
+    assert_eq!(inflight(&replica), expected);
     replica.pass_s(62);
     assert!(replica.state.inflight_in(HERE).is_empty());
 }

@@ -329,6 +329,7 @@ impl Pair {
                     client: super::client(client),
                     epoch,
                     filters: vec![super::filter(filter)],
+                    inflight: Vec::new(),
                 };
                 if let Some(session) = self.act(client, is_stale, record) {
                     session.subscriptions.remove(filter);

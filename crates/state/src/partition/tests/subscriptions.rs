@@ -46,6 +46,7 @@ fn an_unsubscribe_never_comes_back() {
         client: client("phone"),
         epoch,
         filters: vec![filter("a"), filter("unknown")],
+        inflight: Vec::new(),
     };
     assert!(replica.send(A1, &[unsubscribe(first)]).is_plain());
     let second = replica.connect(B1, "phone", false, 60, None);
@@ -137,6 +138,7 @@ fn a_filter_that_the_index_refuses_holds_messages_too() {
         client: client("phone"),
         epoch,
         filters,
+        inflight: Vec::new(),
     };
     replica.send(A1, &[unsubscribe]);
     assert_eq!(replica.state.needed_above(HERE, &topic), None);
