@@ -23,6 +23,17 @@ fn texts_are_checked() {
     assert_eq!(Text::try_from("x".repeat(65_536)), Err(TextError::TooLong));
     // [MQTT-1.5.4-3]: a byte order mark is a character as any other.
     assert_eq!(Text::try_from("\u{feff}a").unwrap().as_str(), "\u{feff}a");
+    // Control characters and noncharacters should not be there, but may (section 1.5.4): they are taken as they are.
+    for text in [
+        "\u{1}",
+        "\u{7f}\u{9f}",
+        "\u{fffe}",
+        "\u{ffff}",
+        "\u{fdd0}",
+        "\u{10ffff}",
+    ] {
+        assert_eq!(Text::try_from(text).unwrap().as_str(), text);
+    }
 }
 
 /// [MQTT-3.3.2-2], [MQTT-4.7.3-1]

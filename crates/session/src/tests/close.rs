@@ -143,6 +143,11 @@ fn malformed_bytes_are_told_to_version_5() {
     };
     let outputs = close(ProtocolVersion::V5, true);
     assert_closed_with(&outputs, ReasonCode::MalformedPacket);
+    assert!(matches!(
+        &outputs[0],
+        Output::Send(Packet::Disconnect(Disconnect { properties: Some(properties), .. }))
+            if properties.session_expiry_interval_s.is_none()
+    ));
     let reason_string = |outputs: &[Output]| {
         let Output::Send(Packet::Disconnect(disconnect)) = &outputs[0] else {
             panic!("{outputs:?}")

@@ -41,34 +41,38 @@ fn qos_0_is_sent_and_forgotten() {
 /// [MQTT-4.3.2-1], [MQTT-4.3.2-2], [MQTT-4.3.2-3], [MQTT-4.3.2-1 v3.1.1], [MQTT-2.3.1-4 v3.1.1]
 #[test]
 fn qos_1_is_done_with_puback() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    assert_eq!(delivered_ids(&driver.deliver(QOS1, 77)), [1]);
-    assert_eq!(delivered_ids(&driver.deliver(QOS1, 78)), [2]);
-    assert_eq!(driver.packet(Packet::PubAck(ack(2))), [done(78)]);
-    assert_eq!(driver.packet(Packet::PubAck(ack(1))), [done(77)]);
-    assert_eq!(
-        driver.packet(Packet::PubAck(ack(1))),
-        [Output::Note(Note::UnknownPacketId)]
-    );
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        assert_eq!(delivered_ids(&driver.deliver(QOS1, 77)), [1]);
+        assert_eq!(delivered_ids(&driver.deliver(QOS1, 78)), [2]);
+        assert_eq!(driver.packet(Packet::PubAck(ack(2))), [done(78)]);
+        assert_eq!(driver.packet(Packet::PubAck(ack(1))), [done(77)]);
+        assert_eq!(
+            driver.packet(Packet::PubAck(ack(1))),
+            [Output::Note(Note::UnknownPacketId)]
+        );
+    }
 }
 
 /// [MQTT-4.3.3-1], [MQTT-4.3.3-2], [MQTT-4.3.3-3], [MQTT-4.3.3-4], [MQTT-4.3.3-5], [MQTT-4.3.3-6], [MQTT-4.3.3-1 v3.1.1]
 #[test]
 fn qos_2_is_done_with_pubcomp() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    assert_eq!(delivered_ids(&driver.deliver(QOS2, 77)), [1]);
-    assert_eq!(
-        driver.packet(Packet::PubRec(ack(1))),
-        sent([Packet::PubRel(ack(1))])
-    );
-    assert_eq!(
-        driver.packet(Packet::PubRec(ack(1))),
-        sent([Packet::PubRel(ack(1))])
-    );
-    assert_eq!(driver.packet(Packet::PubComp(ack(1))), [done(77)]);
-    let unknown = Packet::PubRel(ack_with(1, ReasonCode::PacketIdentifierNotFound));
-    let expected = [Output::Note(Note::UnknownPacketId), Output::Send(unknown)];
-    assert_eq!(driver.packet(Packet::PubRec(ack(1))), expected);
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        assert_eq!(delivered_ids(&driver.deliver(QOS2, 77)), [1]);
+        assert_eq!(
+            driver.packet(Packet::PubRec(ack(1))),
+            sent([Packet::PubRel(ack(1))])
+        );
+        assert_eq!(
+            driver.packet(Packet::PubRec(ack(1))),
+            sent([Packet::PubRel(ack(1))])
+        );
+        assert_eq!(driver.packet(Packet::PubComp(ack(1))), [done(77)]);
+        let unknown = Packet::PubRel(ack_with(1, ReasonCode::PacketIdentifierNotFound));
+        let expected = [Output::Note(Note::UnknownPacketId), Output::Send(unknown)];
+        assert_eq!(driver.packet(Packet::PubRec(ack(1))), expected);
+    }
 }
 
 /// [MQTT-4.3.3-4], [MQTT-4.4.0-2]

@@ -20,62 +20,68 @@ const QOS2: QoS = QoS::ExactlyOnce;
 /// [MQTT-3.3.4-1], [MQTT-3.3.4-1 v3.1.1]
 #[test]
 fn qos_0_asks_for_no_answer() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    let message = Arc::new(message());
-    let expected = Output::Publish {
-        ticket: None,
-        qos: QOS0,
-        retain: false,
-        packet_id: None,
-        message,
-    };
-    assert_eq!(driver.publish(QOS0, 0), [expected]);
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let message = Arc::new(message());
+        let expected = Output::Publish {
+            ticket: None,
+            qos: QOS0,
+            retain: false,
+            packet_id: None,
+            message,
+        };
+        assert_eq!(driver.publish(QOS0, 0), [expected]);
+    }
 }
 
 /// [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.2-4], [MQTT-2.3.1-6 v3.1.1], [MQTT-3.3.4-1 v3.1.1], [MQTT-4.3.2-2 v3.1.1]
 #[test]
 fn qos_1_is_acknowledged_after_the_answer() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    let outputs = driver.publish(QOS1, 5);
-    assert!(matches!(
-        outputs[..],
-        [Output::Publish {
-            packet_id: None,
-            ..
-        }]
-    ));
-    let ticket = ticket_of(&outputs);
-    assert_eq!(
-        driver.answer(ticket, published()),
-        sent([Packet::PubAck(ack(5))])
-    );
-    // A repeated answer changes nothing.
-    assert_eq!(driver.answer(ticket, published()), []);
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let outputs = driver.publish(QOS1, 5);
+        assert!(matches!(
+            outputs[..],
+            [Output::Publish {
+                packet_id: None,
+                ..
+            }]
+        ));
+        let ticket = ticket_of(&outputs);
+        assert_eq!(
+            driver.answer(ticket, published()),
+            sent([Packet::PubAck(ack(5))])
+        );
+        // A repeated answer changes nothing.
+        assert_eq!(driver.answer(ticket, published()), []);
+    }
 }
 
 /// [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.3-8], [MQTT-4.3.3-10], [MQTT-4.3.3-11], [MQTT-4.3.3-12], [MQTT-2.3.1-6 v3.1.1],
 /// [MQTT-4.3.3-2 v3.1.1]
 #[test]
 fn qos_2_is_passed_on_once_until_it_is_released() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    let outputs = driver.publish(QOS2, 5);
-    assert!(
-        matches!(outputs[..], [Output::Publish { packet_id: Some(used), .. }] if used == id(5))
-    );
-    let ticket = ticket_of(&outputs);
-    // Repeated while the first is under way, and after it.
-    assert_eq!(driver.publish(QOS2, 5), []);
-    assert_eq!(
-        driver.answer(ticket, published()),
-        sent([Packet::PubRec(ack(5))])
-    );
-    assert_eq!(driver.publish(QOS2, 5), sent([Packet::PubRec(ack(5))]));
-    assert_eq!(
-        driver.packet(Packet::PubRel(ack(5))),
-        sent([Packet::PubComp(ack(5))])
-    );
-    // The id stands for a new message now.
-    ticket_of(&driver.publish(QOS2, 5));
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let outputs = driver.publish(QOS2, 5);
+        assert!(
+            matches!(outputs[..], [Output::Publish { packet_id: Some(used), .. }] if used == id(5))
+        );
+        let ticket = ticket_of(&outputs);
+        // Repeated while the first is under way, and after it.
+        assert_eq!(driver.publish(QOS2, 5), []);
+        assert_eq!(
+            driver.answer(ticket, published()),
+            sent([Packet::PubRec(ack(5))])
+        );
+        assert_eq!(driver.publish(QOS2, 5), sent([Packet::PubRec(ack(5))]));
+        assert_eq!(
+            driver.packet(Packet::PubRel(ack(5))),
+            sent([Packet::PubComp(ack(5))])
+        );
+        // The id stands for a new message now.
+        ticket_of(&driver.publish(QOS2, 5));
+    }
 }
 
 #[test]
@@ -95,18 +101,20 @@ fn an_unknown_pubrel_is_completed_with_a_reason() {
 /// [MQTT-4.6.0-2], [MQTT-4.6.0-3], [MQTT-4.6.0-2 v3.1.1] and [MQTT-4.6.0-3 v3.1.1]
 #[test]
 fn acknowledgements_keep_the_order_of_the_publishes() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    let first = ticket_of(&driver.publish(QOS1, 1));
-    let second = ticket_of(&driver.publish(QOS2, 2));
-    let third = ticket_of(&driver.publish(QOS1, 3));
-    assert_eq!(driver.answer(third, published()), []);
-    assert_eq!(driver.answer(second, published()), []);
-    let acks = [
-        Packet::PubAck(ack(1)),
-        Packet::PubRec(ack(2)),
-        Packet::PubAck(ack(3)),
-    ];
-    assert_eq!(driver.answer(first, published()), sent(acks));
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let first = ticket_of(&driver.publish(QOS1, 1));
+        let second = ticket_of(&driver.publish(QOS2, 2));
+        let third = ticket_of(&driver.publish(QOS1, 3));
+        assert_eq!(driver.answer(third, published()), []);
+        assert_eq!(driver.answer(second, published()), []);
+        let acks = [
+            Packet::PubAck(ack(1)),
+            Packet::PubRec(ack(2)),
+            Packet::PubAck(ack(3)),
+        ];
+        assert_eq!(driver.answer(first, published()), sent(acks));
+    }
 }
 
 /// [MQTT-4.3.3-9]

@@ -211,22 +211,39 @@ fn subscriptions_stay() {
     );
 }
 
-/// [MQTT-3.1.2-4 v3.1.1], [MQTT-3.3.1-1 v3.1.1], [MQTT-4.4.0-1 v3.1.1], [MQTT-4.6.0-1 v3.1.1]
+/// [MQTT-3.1.2-4 v3.1.1], [MQTT-3.3.1-1 v3.1.1], [MQTT-4.4.0-1 v3.1.1], [MQTT-4.6.0-1 v3.1.1], [MQTT-4.6.0-4 v3.1.1]
 #[test]
 fn an_older_client_goes_on_too() {
     let old = || Connect {
         clean_start: false,
         ..connect(ProtocolVersion::V3_1_1)
     };
+    let mut released = Vec::new();
     let mut driver = Driver::connected_with(limits(), old());
-    driver.deliver(QOS1, 1);
+    for (token, qos) in [(1, QOS1), (2, QOS2), (3, QOS2), (4, QOS2), (5, QOS1)] {
+        let outputs = driver.deliver(qos, token);
+        driver.settle(outputs);
+    }
+    for packet_id in [4, 3] {
+        let outputs = driver.packet(Packet::PubRec(ack(packet_id)));
+        driver.settle(outputs);
+    }
     let session = lost(driver);
     assert_eq!(session.expiry_s(), 3600);
     let mut driver = Driver::new(limits());
-    assert_eq!(delivered_ids(&driver.attach(old(), Some(session))), [1]);
+    let outputs = driver.attach(old(), Some(session));
+    assert_eq!(delivered_ids(&outputs), [1, 2, 5]);
+    for output in outputs {
+        match output {
+            Output::Deliver { header, .. } => assert!(header.dup),
+            Output::Send(packet) => released.push(packet),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(released, [4, 3].map(|number| Packet::PubRel(ack(number))));
 }
 
-/// [MQTT-4.6.0-4], [MQTT-4.6.0-4 v3.1.1]
+/// [MQTT-4.6.0-4]
 #[test]
 fn pubrels_keep_the_order_of_the_pubrecs() {
     let mut driver = first();

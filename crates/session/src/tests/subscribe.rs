@@ -88,19 +88,21 @@ fn refused(limits: Limits, packet: Packet) -> Vec<ReasonCode> {
 /// [MQTT-3.9.3-1 v3.1.1]
 #[test]
 fn suback_follows_the_answer() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    let outputs = driver.packet(plain(3, &["a", "b/+"]));
-    assert_eq!(
-        asked(&outputs),
-        [("a".to_owned(), false), ("b/+".to_owned(), false)]
-    );
-    let granted = vec![ReasonCode::GrantedQoS1, ReasonCode::NotAuthorized];
-    let outputs = driver.answer(ticket_of(&outputs), Answer::Subscribed(granted.clone()));
-    assert_eq!(outputs, sent([suback(3, &granted)]));
-    let session = driver.connection.session().unwrap();
-    let subscriptions: Vec<_> = session.subscriptions().collect();
-    assert_eq!(subscriptions.len(), 1);
-    assert_eq!(subscriptions[0].1.options.qos, QoS::AtLeastOnce);
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let outputs = driver.packet(plain(3, &["a", "b/+"]));
+        assert_eq!(
+            asked(&outputs),
+            [("a".to_owned(), false), ("b/+".to_owned(), false)]
+        );
+        let granted = vec![ReasonCode::GrantedQoS1, ReasonCode::NotAuthorized];
+        let outputs = driver.answer(ticket_of(&outputs), Answer::Subscribed(granted.clone()));
+        assert_eq!(outputs, sent([suback(3, &granted)]));
+        let session = driver.connection.session().unwrap();
+        let subscriptions: Vec<_> = session.subscriptions().collect();
+        assert_eq!(subscriptions.len(), 1);
+        assert_eq!(subscriptions[0].1.options.qos, QoS::AtLeastOnce);
+    }
 }
 
 #[test]
@@ -271,13 +273,15 @@ fn acknowledgements_keep_the_order_of_the_packets() {
 /// [MQTT-3.10.4-4 v3.1.1], [MQTT-3.10.4-5 v3.1.1], [MQTT-3.10.4-6 v3.1.1]
 #[test]
 fn unsuback_follows_the_answer() {
-    let mut driver = Driver::connected(ProtocolVersion::V5);
-    let ticket = ticket_of(&driver.packet(unsubscribe(1, &["a", "b"])));
-    // An answer of the wrong kind is none.
-    assert_eq!(driver.answer(ticket, Answer::Subscribed(vec![])), []);
-    let reasons = [ReasonCode::Success, ReasonCode::NoSubscriptionExisted];
-    let outputs = driver.answer(ticket, Answer::Unsubscribed(reasons.to_vec()));
-    assert_eq!(outputs, sent([unsuback(1, &reasons)]));
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let mut driver = Driver::connected(version);
+        let ticket = ticket_of(&driver.packet(unsubscribe(1, &["a", "b"])));
+        // An answer of the wrong kind is none.
+        assert_eq!(driver.answer(ticket, Answer::Subscribed(vec![])), []);
+        let reasons = [ReasonCode::Success, ReasonCode::NoSubscriptionExisted];
+        let outputs = driver.answer(ticket, Answer::Unsubscribed(reasons.to_vec()));
+        assert_eq!(outputs, sent([unsuback(1, &reasons)]));
+    }
 }
 
 #[test]
