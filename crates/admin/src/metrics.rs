@@ -142,6 +142,18 @@ fn report(status: &Status) {
                 .absolute(holds.entries_cut);
             gauge!("magpie_retained_messages", "group" => Arc::clone(&name))
                 .set(led(holds.retained));
+            gauge!("magpie_retained_bytes", "group" => Arc::clone(&name)).set(if group.leading {
+                holds.retained_bytes as f64
+            } else {
+                0.0
+            });
+            counter!("magpie_retained_not_kept_total", "group" => Arc::clone(&name))
+                .absolute(holds.retained_not_kept);
+            gauge!("magpie_outbox_bytes", "group" => Arc::clone(&name)).set(if group.leading {
+                holds.outbox_bytes as f64
+            } else {
+                0.0
+            });
             gauge!("magpie_outbox_batches", "group" => Arc::clone(&name)).set(led(holds.outbox));
         }
         if let Some(tail) = group.tail {
@@ -237,6 +249,18 @@ fn describe() {
     describe_gauge!(
         "magpie_retained_messages",
         "Retained messages of a partition that this node leads"
+    );
+    describe_gauge!(
+        "magpie_retained_bytes",
+        "Bytes of the retained messages of a partition that this node leads"
+    );
+    describe_counter!(
+        "magpie_retained_not_kept_total",
+        "Messages that this node's replica of a partition did not retain for want of room: retained_max, retained_bytes_max"
+    );
+    describe_gauge!(
+        "magpie_outbox_bytes",
+        "Bytes of that, at most cluster.outbox_bytes_max and one command more"
     );
     describe_gauge!(
         "magpie_outbox_batches",

@@ -144,7 +144,7 @@ impl Keeping {
 fn is_stored(submitted: &Submitted) -> Result<(), Eviction> {
     match submitted {
         Submitted::Committed { refused, .. } if refused.is_empty() => Ok(()),
-        Submitted::Committed { .. } => Err(Eviction::TakenOver),
+        Submitted::Committed { .. } | Submitted::Full { .. } => Err(Eviction::TakenOver),
         Submitted::NotProposed | Submitted::NoRoom | Submitted::Unknown => Err(Eviction::Busy),
     }
 }

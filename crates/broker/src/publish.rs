@@ -299,6 +299,14 @@ pub(crate) fn answer_to_submitted(submitted: &Submitted, ordinal: usize) -> Opti
             let is_refused = refused.iter().any(|it| *it as usize == ordinal);
             (!is_refused).then_some(Answer::Published(Ok(ReasonCode::Success)))
         }
+        Submitted::Full { refused, full, .. } => {
+            let is_in = |ordinals: &[u32]| ordinals.iter().any(|it| *it as usize == ordinal);
+            let answer = match is_in(full) {
+                true => Err(ReasonCode::QuotaExceeded),
+                false => Ok(ReasonCode::Success),
+            };
+            (!is_in(refused)).then_some(Answer::Published(answer))
+        }
         // Valid, but this node is not able to take it: the table of PUBACK's reason codes has 0x83 for that.
         // Until somebody has fetched what waits, or the operator has made room.
         Submitted::NoRoom => Some(Answer::Published(Err(ReasonCode::QuotaExceeded))),

@@ -56,6 +56,12 @@ pub struct Config {
     pub retention: Vec<RetentionRule>,
     /// Sessions that outlive their connections, in the cluster; each partition admits its share. Default 5,000,000.
     pub sessions_max: u64,
+    /// Retained messages in the cluster; each partition keeps its share. Default 1,000,000.
+    pub retained_max: u64,
+    /// Bytes of their records. Default 1 GiB.
+    pub retained_bytes_max: u64,
+    /// Bytes that a partition may have to tell others: wills, and ends of sessions. Beyond, these wait. Default 64 MiB.
+    pub outbox_bytes_max: u64,
     /// Bytes of messages that may wait for one session; beyond, its oldest are lost to it. Default 256 MiB.
     pub session_bytes_max: u64,
     /// Bytes that one link to a peer, or one stream into a partition, may have queued. Default 16 MiB.
@@ -110,6 +116,9 @@ impl Default for Config {
             message_hold_age: Duration::ZERO,
             retention: Vec::new(),
             sessions_max: 5_000_000,
+            outbox_bytes_max: 64 << 20,
+            retained_max: 1_000_000,
+            retained_bytes_max: 1 << 30,
             session_bytes_max: 256 << 20,
             queue_bytes: 16 << 20,
             route_linger: Duration::from_secs(30),
@@ -123,7 +132,9 @@ impl Config {
         let share = |limit: u64| limit.div_ceil(u64::from(partitions.max(1)));
         PartitionLimits {
             sessions_max: share(self.sessions_max),
-            ..PartitionLimits::default()
+            outbox_bytes_max: self.outbox_bytes_max,
+            retained_max: share(self.retained_max),
+            retained_bytes_max: share(self.retained_bytes_max),
         }
     }
 

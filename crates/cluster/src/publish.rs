@@ -32,6 +32,15 @@ pub enum Submitted {
         /// Ordinals of publishes that it had taken before: successes all the same. Usually empty.
         repeated: Vec<u32>,
     },
+    /// As [`Committed`](Self::Committed), but for some that a limit of retained messages does not admit.
+    Full {
+        /// See there.
+        refused: Vec<u32>,
+        /// See there.
+        repeated: Vec<u32>,
+        /// Ordinals of messages to be retained for a topic more than there may be. Provably nobody gets them: an error may be answered.
+        full: Vec<u32>,
+    },
     /// Provably never proposed: an error may be answered.
     NotProposed,
     /// Never proposed either, since this node's disk has too little room for more messages.

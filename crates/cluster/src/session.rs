@@ -242,8 +242,23 @@ pub(crate) fn answer_with(done: Box<dyn FnOnce(Submitted) + Send>) -> OnDone {
     Box::new(move |outcome| {
         done(match outcome {
             Done::Taken {
-                refused, repeated, ..
-            } => Submitted::Committed { refused, repeated },
+                refused,
+                repeated,
+                full,
+                ..
+            } => {
+                if full.is_empty() {
+                    Submitted::Committed { refused, repeated }
+                } else {
+                    metrics::counter!("magpie_publishes_refused_total", "reason" => "retained")
+                        .increment(full.len() as u64);
+                    Submitted::Full {
+                        refused,
+                        repeated,
+                        full,
+                    }
+                }
+            }
             Done::NotProposed => Submitted::NotProposed,
             Done::Unknown => Submitted::Unknown,
         });

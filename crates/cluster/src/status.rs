@@ -121,6 +121,12 @@ pub struct PartitionHolds {
     pub entries_cut: u64,
     /// Retained messages.
     pub retained: usize,
+    /// Bytes of their records.
+    pub retained_bytes: u64,
+    /// Messages that were not retained for want of room, since the replica started.
+    pub retained_not_kept: u64,
+    /// Bytes of the records that other partitions have not taken yet.
+    pub outbox_bytes: u64,
     /// Batches that other partitions have not taken yet.
     pub outbox: usize,
 }
@@ -134,6 +140,9 @@ impl PartitionHolds {
             sessions_max: Some(state.limits().sessions_max).filter(|max| *max < u64::MAX),
             entries_cut: state.entries_cut(),
             retained: state.retained_count(),
+            outbox_bytes: state.outbox_bytes(),
+            retained_bytes: state.retained_bytes(),
+            retained_not_kept: state.retained_not_kept(),
             outbox: state
                 .outbox_targets()
                 .iter()

@@ -44,6 +44,8 @@ pub(crate) enum Done {
         refused: Vec<u32>,
         /// Publishes that were taken before.
         repeated: Vec<u32>,
+        /// Publishes that a limit of retained messages does not admit.
+        full: Vec<u32>,
         /// Answers to attaches.
         attached: Vec<Attached>,
     },

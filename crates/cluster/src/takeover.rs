@@ -164,7 +164,7 @@ impl Takeover {
             } => {
                 if attached.is_empty() && !refused.is_empty() {
                     metrics::counter!("magpie_sessions_refused_total").increment(1);
-                    return Err(Error::Full("no more sessions are stored"));
+                    return Err(Error::Full("sessions_max, or outbox_bytes_max"));
                 }
                 attached.first().copied()
             }

@@ -217,6 +217,18 @@ impl PartitionState {
         self.retained.len()
     }
 
+    /// Bytes of their records.
+    #[must_use]
+    pub const fn retained_bytes(&self) -> u64 {
+        self.retained.bytes()
+    }
+
+    /// How many messages were not retained for want of room, since this replica started.
+    #[must_use]
+    pub const fn retained_not_kept(&self) -> u64 {
+        self.retained.not_kept()
+    }
+
     /// Messages to `topic` in `partition` above this are needed by a Session stored here; `None`: by none.
     #[must_use]
     pub fn needed_above(&self, partition: PartitionId, topic: &TopicName) -> Option<Position> {
@@ -246,6 +258,10 @@ impl StateMachine for PartitionState {
     type Carry = Carried;
 
     fn apply(&mut self, index: u64, command: &Bytes) -> PartitionAnswer {
+        let room = self.limits.outbox_bytes_max;
+        let room = room.saturating_sub(self.outbox.bytes());
+        let partitions = self.configured.map_or(1, |(_, partitions)| partitions);
+        self.sessions.make_room(room, partitions);
         let changed = &mut self.changed;
         match PartitionCommand::decode(command) {
             Ok(PartitionCommand::Append(append)) => {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use magpie_codec::{Ack, Packet, ProtocolVersion, QoS, ReasonCode, SubscriptionOptions, Text};
+use magpie_codec::{
+    Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, SubscriptionOptions, Text,
+};
 use magpie_state::ClientId;
 
-use crate::client::{Greeting, TestClient, text};
+use crate::client::{Greeting, TestClient, message, text};
 use crate::node::TestNode;
 
 const QOS1: QoS = QoS::AtLeastOnce;
@@ -317,4 +319,54 @@ async fn what_is_too_old_for_the_cluster_goes() {
     assert_eq!(text(&phone.next().await), "new");
     phone.hears_nothing().await;
     assert_eq!(node.lost("phone").await, 50);
+}
+
+#[tokio::test]
+async fn one_retained_topic_more_than_there_may_be_is_refused() {
+    let node = TestNode::start_limited(
+        |cluster| {
+            cluster.partitions = 1;
+            cluster.retained_max = 2;
+        },
+        |_| {},
+    )
+    .await;
+    node.limited().await;
+    let mut live = TestClient::connect(node.address, "live").await;
+    live.subscribe("#", QOS2).await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let retained = |topic: &str, qos, payload: &'static str| Publish {
+        retain: true,
+        ..message(topic, qos, payload)
+    };
+    for (topic, payload) in [("a", "1"), ("direct/b", "1"), ("a", "2")] {
+        writer.put(retained(topic, QOS1, payload)).await;
+        assert_eq!(text(&live.next().await), payload);
+    }
+    for qos in [QOS1, QOS2] {
+        let publish = Publish {
+            packet_id: PacketId::new(60_009),
+            ..retained("c", qos, "too many")
+        };
+        writer.send(&Packet::Publish(publish)).await;
+        match writer.receive_answer().await {
+            Packet::PubAck(ack) | Packet::PubRec(ack) => {
+                assert_eq!(ack.reason, ReasonCode::QuotaExceeded);
+            }
+            other => panic!("not an acknowledgement: {other:?}"),
+        }
+    }
+    // Of QoS 0 it passes, and is not kept.
+    writer.put(retained("c", QoS::AtMostOnce, "passing")).await;
+    assert_eq!(text(&live.next().await), "passing");
+    writer.put(retained("direct/b", QOS1, "")).await;
+    live.next().await;
+    writer.put(retained("c", QOS2, "fits")).await;
+    assert_eq!(text(&live.next().await), "fits");
+    let mut late = TestClient::connect(node.address, "late").await;
+    late.subscribe("#", QOS1).await;
+    let mut came = late.next_payloads(2).await;
+    came.sort();
+    assert_eq!(came, ["2", "fits"]);
+    late.hears_nothing().await;
 }

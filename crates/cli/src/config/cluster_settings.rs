@@ -44,6 +44,15 @@ pub(crate) struct ClusterSettings {
     /// begin one more is refused with 0x97 (version 3: 0x03), and counted in `magpie_sessions_refused_total`; one that resumes a session, or
     /// asks for none, is let in.
     pub(crate) sessions_max: u64,
+    /// Retained messages in the cluster; each partition keeps its share of them. Past it, a message of QoS 1 or 2 that would be retained for one
+    /// topic more is refused with 0x97 (version 3: the connection is closed), and nobody gets it; one of QoS 0, and a will, is delivered and
+    /// not kept, counted in `magpie_retained_not_kept_total`. Replacing and clearing always works.
+    pub(crate) retained_max: u64,
+    /// Bytes of retained messages in the cluster, headers included; the same policy.
+    pub(crate) retained_bytes_max: ByteSize,
+    /// Bytes that one partition may have to tell others and that they have not taken: wills, and ends of sessions. Past it, what is due waits, and
+    /// nothing of it is lost; a CONNECT that would end a session or make a will due at once is refused with 0x97 (version 3: 0x03).
+    pub(crate) outbox_bytes_max: ByteSize,
     /// Bytes of messages, headers included, that may wait for one session. Beyond, its oldest are lost to that session and to no other, counted
     /// with it (`magpie ctl sessions show`) and in `magpie_session_messages_lost_total`. It is looked at about every ten seconds, and only while
     /// more than that waits in the cluster at all: a session may be over it for a while.
@@ -91,6 +100,9 @@ impl Default for ClusterSettings {
             message_hold_age: config.message_hold_age,
             retention: Vec::new(),
             sessions_max: config.sessions_max,
+            retained_max: config.retained_max,
+            retained_bytes_max: ByteSize::b(config.retained_bytes_max),
+            outbox_bytes_max: ByteSize::b(config.outbox_bytes_max),
             session_bytes_max: ByteSize::b(config.session_bytes_max),
             queue_bytes: ByteSize::b(config.queue_bytes as u64),
             route_linger: config.route_linger,
@@ -116,6 +128,9 @@ impl ClusterSettings {
         config.message_hold_age = self.message_hold_age;
         config.retention = self.retention.iter().map(RetentionSetting::rule).collect();
         config.sessions_max = self.sessions_max;
+        config.retained_max = self.retained_max;
+        config.retained_bytes_max = self.retained_bytes_max.as_u64();
+        config.outbox_bytes_max = self.outbox_bytes_max.as_u64();
         config.session_bytes_max = self.session_bytes_max.as_u64();
         config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
         config.route_linger = self.route_linger;

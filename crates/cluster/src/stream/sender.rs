@@ -489,6 +489,7 @@ impl Batch {
                 done(Done::Taken {
                     refused: Vec::new(),
                     repeated: Vec::new(),
+                    full: Vec::new(),
                     attached: Vec::new(),
                 });
                 continue;
@@ -500,6 +501,7 @@ impl Batch {
             };
             let refused = of_mine(&outcome.refused);
             let repeated = of_mine(&outcome.repeated);
+            let full = of_mine(&outcome.full);
             let attached = outcome
                 .attached
                 .iter()
@@ -511,6 +513,7 @@ impl Batch {
             done(Done::Taken {
                 refused,
                 repeated,
+                full,
                 attached: attached.collect(),
             });
         }

@@ -41,6 +41,9 @@ pub struct Outcome {
     /// Ordinals (0-based) of publishes that were taken before: a success for the publisher, and passed over by readers of the log.
     /// Ascending.
     pub repeated: Vec<u32>,
+    /// Ordinals (0-based) of publishes that were not taken, because they would be retained for one topic more than there may be: nobody gets
+    /// them. Ascending.
+    pub full: Vec<u32>,
     /// Answers to the batch's attaches, ascending by ordinal.
     pub attached: Vec<Attached>,
 }
@@ -71,7 +74,10 @@ impl Outcome {
     /// Whether there is nothing to say.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        self.refused.is_empty() && self.repeated.is_empty() && self.attached.is_empty()
+        self.refused.is_empty()
+            && self.repeated.is_empty()
+            && self.full.is_empty()
+            && self.attached.is_empty()
     }
 
     /// Ordinals (0-based) of the records that readers of the log pass over, ascending.
@@ -79,6 +85,7 @@ impl Outcome {
     pub fn passed_over(&self) -> Vec<u32> {
         let mut ordinals = self.refused.clone();
         ordinals.extend(&self.repeated);
+        ordinals.extend(&self.full);
         ordinals.sort_unstable();
         ordinals
     }
@@ -87,6 +94,7 @@ impl Outcome {
     pub(super) fn encode(&self, out: &mut impl BufMut) {
         put_ordinals(out, &self.refused);
         put_ordinals(out, &self.repeated);
+        put_ordinals(out, &self.full);
         out.put_u32_le(
             u32::try_from(self.attached.len()).expect("no more than a batch has records"),
         );
@@ -111,6 +119,7 @@ impl Outcome {
     pub(super) fn decode(buf: &mut Bytes) -> Result<Self, DecodeError> {
         let refused = read_ordinals(buf)?;
         let repeated = read_ordinals(buf)?;
+        let full = read_ordinals(buf)?;
         let mut attached = Vec::new();
         for _ in 0..read_u32(buf, "attach answers")? {
             let ordinal = read_u32(buf, "ordinal")?;
@@ -133,6 +142,7 @@ impl Outcome {
         Ok(Self {
             refused,
             repeated,
+            full,
             attached,
         })
     }

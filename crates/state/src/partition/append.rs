@@ -1,18 +1,19 @@
 //! The batch of a stream: the command that carries every message of the replicated class.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use magpie_codec::TopicFilter;
+use magpie_codec::{QoS, TopicFilter};
 
 use super::PartitionState;
 use super::answer::{AppendAnswer, Attached, Outcome};
 use super::received::Taking;
+use super::retained::Retaining;
 use super::sessions::{Ending, Full, NewConnection, Superseded};
 use super::share_groups::ShareMemberId;
 use super::streams::Turn;
 
 use crate::record::skim;
 use crate::wire::{put_stream, put_text, read_filter, read_stream, read_u8, read_u32, read_u64};
-use crate::{DecodeError, Epoch, Position, Publish, Record, StreamId};
+use crate::{DecodeError, Dedup, Epoch, Position, Publish, Record, StreamId};
 
 /// A batch of records, number `seq` of its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,8 +300,20 @@ impl PartitionState {
             }
         }
         // [MQTT-3.3.1-8], [MQTT-3.3.1-12 v3.1.1]
-        if publish.retain {
-            self.retained.publish(position, publish, changed);
+        if !publish.retain {
+            return;
+        }
+        let kept = self
+            .retained
+            .publish(position, publish, &self.limits, changed);
+        // Who waits for an acknowledgement is told, and nobody gets the message. All else is delivered, and not kept.
+        if kept == Retaining::Full && publish.qos > QoS::AtMostOnce && !stream.is_outbox() {
+            if let Some(dedup) = publish.dedup {
+                let Dedup { session, packet_id } = dedup;
+                self.received
+                    .release(&publish.client, session, Some(packet_id), changed);
+            }
+            outcome.full.push(position.ordinal());
         }
     }
 }

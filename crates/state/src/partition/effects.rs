@@ -31,7 +31,10 @@ impl PartitionState {
 
     /// Tells all partitions what a limit took from the Sessions that are stored there.
     pub(super) fn tell_lost(&mut self, topics: Vec<LostTopic>) {
+        // A count may be left out; what is in the outbox must be sent.
+        let has_room = self.outbox.bytes() < self.limits.outbox_bytes_max;
         if let Some((partition, _)) = self.configured
+            && has_room
             && !topics.is_empty()
         {
             let mut record = BytesMut::new();

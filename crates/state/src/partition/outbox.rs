@@ -56,6 +56,8 @@ pub(super) struct Outbox {
     by_target: BTreeMap<PartitionId, Queue>,
     /// Batches that the present command makes, by target.
     open: BTreeMap<PartitionId, Open>,
+    /// Of the records of all batches.
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +102,7 @@ impl Outbox {
     }
 
     fn close(&mut self, target: PartitionId, open: Open, changed: &mut Changed) {
+        self.bytes += open.records.len() as u64;
         let queue = self.by_target.entry(target).or_default();
         queue.last += 1;
         changed.insert(last_key(target));
@@ -120,6 +123,7 @@ impl Outbox {
         let mut records = Vec::new();
         for (seq, batch) in queue.batches {
             changed.insert(key(UNROUTED, seq));
+            self.bytes -= batch.records.len() as u64;
             let mut rest = batch.records;
             while !rest.is_empty() {
                 let whole = rest.clone();
@@ -139,9 +143,13 @@ impl Outbox {
                     break;
                 }
                 changed.insert(key(target, *first.key()));
-                first.remove();
+                self.bytes -= first.remove().records.len() as u64;
             }
         }
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// All batches, by target and then by number.
@@ -192,12 +200,19 @@ impl Outbox {
             count: read_u32(&mut value, "record count")?,
             records: Bytes::copy_from_slice(&value),
         };
+        self.bytes += batch.records.len() as u64;
         queue.batches.insert(seq, batch);
         Ok(())
     }
 }
 
 impl PartitionState {
+    /// Bytes of the records that wait in the outbox.
+    #[must_use]
+    pub const fn outbox_bytes(&self) -> u64 {
+        self.outbox.bytes()
+    }
+
     /// The partitions that batches of the outbox wait for, each with their number.
     #[must_use]
     pub fn outbox_targets(&self) -> Vec<(PartitionId, usize)> {

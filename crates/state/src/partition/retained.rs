@@ -6,7 +6,7 @@ use std::ops::Bound;
 use bytes::{BufMut, Bytes, BytesMut};
 use magpie_codec::{TopicFilter, TopicName};
 
-use super::{Changed, table};
+use super::{Changed, PartitionLimits, table};
 use crate::wire::read_u64;
 use crate::{DecodeError, Position, Publish, Record};
 
@@ -25,6 +25,19 @@ pub struct Retained {
 pub(super) struct RetainedMessages {
     // [MQTT-3.1.2-7 v3.1.1]: of no session.
     by_topic: BTreeMap<TopicName, Entry>,
+    /// Of the records.
+    bytes: u64,
+    /// Messages that were not kept for want of room. This replica's own count.
+    not_kept: u64,
+}
+
+/// What became of a publish with the RETAIN flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retaining {
+    /// It is the retained message of its topic, or has cleared it.
+    Done,
+    /// It would be one topic more than there may be, or too many bytes.
+    Full,
 }
 
 #[derive(Debug)]
@@ -35,16 +48,23 @@ struct Entry {
 }
 
 impl RetainedMessages {
-    /// Takes over a publish with the RETAIN flag.
-    pub(super) fn publish(&mut self, position: Position, publish: &Publish, changed: &mut Changed) {
+    /// Takes over a publish with the RETAIN flag. The message of a topic that has one is replaced whatever the limits are.
+    pub(super) fn publish(
+        &mut self,
+        position: Position,
+        publish: &Publish,
+        limits: &PartitionLimits,
+        changed: &mut Changed,
+    ) -> Retaining {
         let topic = publish.message.topic.as_str();
         // [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-10 v3.1.1], [MQTT-3.3.1-11 v3.1.1]: an empty payload removes the
         // retained message.
         if publish.message.payload.is_empty() {
-            if self.by_topic.remove(topic).is_some() {
+            if let Some(gone) = self.by_topic.remove(topic) {
+                self.bytes -= gone.record.len() as u64;
                 changed.insert(key(topic));
             }
-            return;
+            return Retaining::Done;
         }
         let mut record = BytesMut::new();
         publish.encode(&mut record);
@@ -52,12 +72,32 @@ impl RetainedMessages {
             position,
             record: record[..].into(),
         };
-        changed.insert(key(topic));
+        let bytes = entry.record.len() as u64;
+        let is_full = self.by_topic.len() as u64 >= limits.retained_max
+            || self.bytes + bytes > limits.retained_bytes_max;
         // [MQTT-3.3.1-5], [MQTT-3.3.1-5 v3.1.1], [MQTT-3.3.1-7 v3.1.1]
         match self.by_topic.get_mut(topic) {
-            Some(known) => *known = entry,
+            Some(known) => {
+                self.bytes -= known.record.len() as u64;
+                *known = entry;
+            }
+            None if is_full => {
+                self.not_kept += 1;
+                return Retaining::Full;
+            }
             None => drop(self.by_topic.insert(publish.message.topic.compact(), entry)),
         }
+        self.bytes += bytes;
+        changed.insert(key(topic));
+        Retaining::Done
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) const fn not_kept(&self) -> u64 {
+        self.not_kept
     }
 
     pub(super) fn len(&self) -> usize {
@@ -128,6 +168,7 @@ impl RetainedMessages {
         let retained = entry
             .read()
             .ok_or(DecodeError::new("retained message", "not a publish"))?;
+        self.bytes += entry.record.len() as u64;
         self.by_topic.insert(retained.topic.compact(), entry);
         Ok(())
     }

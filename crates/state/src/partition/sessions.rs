@@ -48,6 +48,10 @@ pub(super) struct Sessions {
     /// Those with something in flight.
     inflight: BTreeSet<u32>,
     effects: Vec<Effect>,
+    /// Bytes of the outbox that those take, about.
+    effect_bytes: u64,
+    /// What there is room for, and how many partitions a release goes to.
+    room: (u64, u64),
     /// How many of them outlive their connections.
     stored: usize,
     /// Entries left out of rows. This replica's own count.
@@ -99,7 +103,26 @@ impl Sessions {
 
     /// What the command came to, in the order in which it did.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+        self.effect_bytes = 0;
         std::mem::take(&mut self.effects)
+    }
+
+    /// A command is to be applied while the outbox has room for so many bytes.
+    pub(super) const fn make_room(&mut self, bytes: u64, partitions: u16) {
+        self.room = (bytes, partitions as u64);
+    }
+
+    /// The outbox takes no more: what can wait, does.
+    const fn is_full(&self) -> bool {
+        self.effect_bytes >= self.room.0
+    }
+
+    fn cause(&mut self, effect: Effect) {
+        self.effect_bytes += match &effect {
+            Effect::Publish(record) => record.len() as u64,
+            Effect::Release { client, .. } => (client.0.len() as u64 + 32) * self.room.1,
+        };
+        self.effects.push(effect);
     }
 
     pub(super) fn stored(&self, client: &ClientId) -> Option<StoredSession> {

@@ -64,6 +64,10 @@ impl Sessions {
             // Nothing has changed: an older connection of the client stays.
             return Err(Full);
         }
+        if known.is_some_and(|number| self.is_full() && self.would_tell(number, resumed.is_some()))
+        {
+            return Err(Full);
+        }
         changed.insert(key(&new.client.0));
         let mut displaced = None;
         let number = match (resumed, known) {
@@ -98,6 +102,17 @@ impl Sessions {
         })
     }
 
+    /// Whether other partitions must be told at once when a newer connection comes.
+    fn would_tell(&self, number: u32, is_resumed: bool) -> bool {
+        let session = self.table.at(number);
+        let will = session.attachment.as_ref().and_then(|it| it.will.as_ref());
+        let delayed = session.rare.as_ref().and_then(|rare| rare.will.as_ref());
+        let is_due = will.is_some_and(|will| will.delay_s == 0)
+            || delayed.is_some_and(|will| will.due <= self.timers.now_ms());
+        let has_will = will.is_some() || delayed.is_some();
+        is_due || (!is_resumed && (session.is_durable || has_will))
+    }
+
     /// A Session goes to a new connection. Gives the Will Message that is not sent because of it, if there is one.
     fn take_over(&mut self, number: u32) -> Option<DelayedWill> {
         let left = self.leave(number);
@@ -108,12 +123,19 @@ impl Sessions {
         session.ends_at = NEVER;
         match left {
             Some(will) if will.delay_s == 0 => {
-                self.effects.push(Effect::Publish(will.record));
+                self.cause(Effect::Publish(will.record));
                 None
             }
             // [MQTT-3.1.3-9]: a Will Message whose delay has not passed is not sent when the Session is resumed.
             Some(will) => Some(self.delay(will)),
-            None => delayed,
+            None => match delayed {
+                // It was due, and waited for room only.
+                Some(will) if will.due <= self.timers.now_ms() => {
+                    self.cause(Effect::Publish(will.record));
+                    None
+                }
+                delayed => delayed,
+            },
         }
     }
 
@@ -190,6 +212,9 @@ impl Sessions {
         changed.insert(vec![tables::CLOCK]);
         let now = self.timers.now_ms();
         for _ in 0..DUE_PER_TICK_MAX {
+            if self.is_full() {
+                break;
+            }
             let Some(number) = self.timers.pop() else {
                 break;
             };
@@ -206,7 +231,7 @@ impl Sessions {
                 continue;
             }
             if let Some(will) = will {
-                self.effects.push(Effect::Publish(will.record));
+                self.cause(Effect::Publish(will.record));
             }
             self.timers.set(self.table.at(number), number);
         }
@@ -222,10 +247,15 @@ impl Sessions {
             .filter(|_| departure == Departure::Unclean);
         let delayed = match (departure, will) {
             (Departure::Unused, _) => displaced,
-            (_, Some(will)) if will.delay_s == 0 => {
-                self.effects.push(Effect::Publish(will.record));
+            (_, Some(will)) if will.delay_s == 0 && !self.is_full() => {
+                self.cause(Effect::Publish(will.record));
                 None
             }
+            // It waits in the Session until the outbox has room.
+            (_, Some(will)) if will.delay_s == 0 => Some(DelayedWill {
+                due: self.timers.now_ms(),
+                record: will.record,
+            }),
             (_, will) => will.map(|will| self.delay(will)),
         };
         let session = self.table.at_mut(number);
@@ -233,7 +263,15 @@ impl Sessions {
             session.rare.get_or_insert_default().will = Some(delayed);
         }
         if session.expiry_s == 0 {
-            return self.end(number, None, changed);
+            let says_something = session.is_durable || session.rare.is_some();
+            if !(says_something && self.is_full()) {
+                return self.end(number, None, changed);
+            }
+            // Its end waits, too.
+            let now = self.timers.now_ms();
+            let session = self.table.at_mut(number);
+            session.ends_at = now;
+            return self.timers.set(session, number);
         }
         // [MQTT-3.1.2-23], [MQTT-4.1.0-2], [MQTT-4.1.0-1 v3.1.1], [MQTT-3.1.2-5 v3.1.1]
         session.ends_at = self.timers.after_s(session.expiry_s);
@@ -267,10 +305,12 @@ impl Sessions {
         }
         let delayed = session.take_delayed_will().map(|will| will.record);
         let will = will.map(|will| will.record).or(delayed);
-        self.effects.extend(will.map(Effect::Publish));
+        if let Some(will) = will {
+            self.cause(Effect::Publish(will));
+        }
         if session.is_durable {
             self.stored -= 1;
-            self.effects.push(Effect::Release {
+            self.cause(Effect::Release {
                 client: session.client_id(),
                 session: session.incarnation,
             });

@@ -299,3 +299,123 @@ fn what_a_limit_removes_is_told_to_all_partitions_and_counted_for_those_who_wait
     // The third waited for one of the two, which is not known that exactly.
     assert_eq!(counts, [2, 3, 2, 0, 0]);
 }
+
+#[test]
+fn one_retained_topic_too_many_is_refused_and_those_that_are_there_are_replaced() {
+    let mut replica = limited(|limits| {
+        limits.retained_max = 2;
+        limits.retained_bytes_max = 1000;
+    });
+    let retain = |to: &'static str, qos, payload: Vec<u8>, dedup| {
+        let plain = message(to, "c", Epoch(1));
+        Record::Publish(Publish {
+            qos,
+            retain: true,
+            dedup,
+            message: Arc::new(Message {
+                payload: payload.into(),
+                ..(*plain.message).clone()
+            }),
+            ..plain
+        })
+    };
+    let at_1 = |to, payload: &[u8]| retain(to, QoS::AtLeastOnce, payload.to_vec(), None);
+    let outcome = replica.send(
+        A1,
+        &[
+            at_1("a", b"1"),
+            at_1("b", b"1"),
+            at_1("c", b"1"),
+            at_1("a", b"2"),
+        ],
+    );
+    assert_eq!(outcome.full, [2]);
+    assert_eq!(
+        replica.state.skip(replica.index),
+        Skip::Records(&[2]),
+        "nobody gets it"
+    );
+    // Of QoS 0, and from an outbox, it is delivered and not kept.
+    let index = replica.index + 1;
+    replica.send(A1, &[retain("c", QoS::AtMostOnce, b"1".to_vec(), None)]);
+    replica.send(StreamId::outbox(THERE), &[at_1("c", b"1")]);
+    assert_eq!(
+        [index, index + 1].map(|it| replica.state.skip(it)),
+        [Skip::Nothing; 2]
+    );
+    assert_eq!(
+        (
+            replica.state.retained_count(),
+            replica.state.retained_not_kept()
+        ),
+        (2, 3)
+    );
+    // Its packet id is free, and a place that is cleared can be taken.
+    let dedup = Some(Dedup {
+        session: Epoch(1),
+        packet_id: packet_id(7),
+    });
+    let at_2 = || retain("c", QoS::ExactlyOnce, b"1".to_vec(), dedup);
+    assert_eq!(replica.send(A1, &[at_2()]).full, [0]);
+    replica.send(A1, &[at_1("b", b"")]);
+    let taken = replica.send(A1, &[at_2()]);
+    assert!(taken.full.is_empty() && taken.repeated.is_empty());
+    assert_eq!(replica.send(A1, &[at_2()]).repeated, [0]);
+    // Bytes.
+    replica.send(A1, &[at_1("c", b"")]);
+    assert_eq!(replica.send(A1, &[at_1("d", &[0; 1000])]).full, [0]);
+    assert!(replica.send(A1, &[at_1("a", &[0; 1000])]).full.is_empty());
+    assert_eq!(replica.send(A1, &[at_1("d", b"1")]).full, [0]);
+    replica.send(A1, &[at_1("a", b"")]);
+    assert_eq!(replica.state.retained_bytes(), 0);
+}
+
+#[test]
+fn what_is_due_waits_while_the_outbox_is_full_and_nothing_is_lost() {
+    let mut replica = limited(|limits| limits.outbox_bytes_max = 1);
+    let mut attached = Vec::new();
+    for id in ["a", "b", "c", "d", "e"] {
+        let expiry_s = if id == "e" { 60 } else { 0 };
+        let will = will(id.as_bytes(), 0);
+        attached.push((
+            id,
+            replica.connect(A1, id, true, expiry_s, Some(will)).epoch,
+        ));
+    }
+    // The first fills it; all others wait, whether their node tells of their end or is gone.
+    let (id, epoch) = attached[0];
+    replica.send(A1, &[detach(id, epoch, false)]);
+    assert_eq!(replica.wills(), ["a"]);
+    assert!(replica.state.outbox_bytes() > 1);
+    let (id, epoch) = attached[1];
+    replica.send(A1, &[detach(id, epoch, false)]);
+    replica.apply(&PartitionCommand::EndStream { stream: A1 });
+    replica.pass_s(2);
+    assert_eq!(replica.wills(), ["a"]);
+    // A client whose end or will would have to be told is asked to come again.
+    assert!(replica.try_connect(B1, "e", true, 60, None).is_none());
+    assert!(replica.try_connect(B1, "e", false, 60, None).is_none());
+    assert!(replica.try_connect(B1, "f", true, 60, None).is_some());
+    assert!(replica.state.has_timers());
+    let mut came = Vec::new();
+    for _ in 0..20 {
+        came.extend(replica.wills());
+        for (target, batches) in replica.state.outbox_targets() {
+            let upto = replica.state.outbox_to(target, batches, usize::MAX);
+            let upto = upto.last().unwrap().seq;
+            replica.apply(&PartitionCommand::OutboxDone { target, upto });
+        }
+        assert_eq!(replica.state.outbox_bytes(), 0);
+        replica.tick(1);
+    }
+    came.sort();
+    assert_eq!(came, ["a", "b", "c", "d", "e"]);
+    // Those without expiry are gone, and `e` waits for its client.
+    assert_eq!(replica.state.session_count(), 2);
+    assert!(
+        replica
+            .try_connect(B1, "e", false, 60, None)
+            .unwrap()
+            .session_present
+    );
+}

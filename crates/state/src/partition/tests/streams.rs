@@ -202,12 +202,14 @@ fn a_fence_refuses_older_connections_until_their_node_has_closed_them() {
         AppendAnswer::Taken(Outcome {
             refused: ordinals.to_vec(),
             repeated: Vec::new(),
+            full: Vec::new(),
             attached: Vec::new(),
         })
     };
     let repeated = AppendAnswer::Repeat(Outcome {
         refused: vec![1],
         repeated: Vec::new(),
+        full: Vec::new(),
         attached: Vec::new(),
     });
     let mixed = [
