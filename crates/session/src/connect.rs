@@ -5,6 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use magpie_codec::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode,
     Text,
@@ -13,6 +14,9 @@ use magpie_codec::{
 use crate::established::{Established, Terms};
 use crate::ticket::Subject;
 use crate::{Answer, Attach, CloseCause, Credentials, Limits, Output, Session, Ticket, will};
+
+/// No CONNACK of ours that lets in is larger: a handful of numbers and an assigned id.
+const CONNACK_BYTES_MAX: u32 = 128;
 
 /// A client whose CONNECT was taken and whose CONNACK was not sent yet.
 ///
@@ -72,6 +76,17 @@ impl Connecting {
             username: connect.username.take(),
             password: connect.password.take(),
         };
+        let connecting = Self {
+            step: Step::Authenticate,
+            connect,
+            client_id,
+            assigned,
+            terms,
+            deadline: now.checked_add(limits.answer_timeout),
+        };
+        if !connecting.can_be_answered(limits) {
+            return Err(ReasonCode::ImplementationSpecificError);
+        }
         outputs.push_back(Output::Authenticate {
             ticket: Ticket {
                 subject: Subject::Authenticate,
@@ -79,14 +94,28 @@ impl Connecting {
             },
             credentials: Box::new(credentials),
         });
-        let deadline = now.checked_add(limits.answer_timeout);
-        Ok(Self {
-            step: Step::Authenticate,
-            connect,
-            client_id,
-            assigned,
-            terms,
-            deadline,
+        Ok(connecting)
+    }
+
+    /// Whether the client takes a packet as large as its CONNACK, without which it would wait for ever [MQTT-3.1.4-5],
+    /// [MQTT-3.1.2-24]. The acknowledgements of single messages are smaller.
+    fn can_be_answered(&self, limits: &Limits) -> bool {
+        let max = self.terms.packet_bytes_max;
+        if max.is_none_or(|max| max.get() >= CONNACK_BYTES_MAX) {
+            return true;
+        }
+        let connack = self.connack(false, limits);
+        let mut bytes = BytesMut::new();
+        magpie_codec::encode(self.terms.version, &connack, max, &mut bytes).is_ok()
+    }
+
+    fn connack(&self, session_present: bool, limits: &Limits) -> Packet {
+        let has_properties = self.terms.version.has_properties();
+        let properties = has_properties.then(|| Box::new(self.connack_properties(limits)));
+        Packet::ConnAck(ConnAck {
+            session_present,
+            reason: ReasonCode::Success,
+            properties,
         })
     }
 
@@ -140,19 +169,9 @@ impl Connecting {
         // [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT-3.2.2-1 v3.1.1], [MQTT-3.2.2-2 v3.1.1], [MQTT-3.2.2-3 v3.1.1]: set exactly if
         // there is a session.
         let is_resumed = session.is_some();
-        let properties = self
-            .terms
-            .version
-            .has_properties()
-            .then(|| Box::new(self.connack_properties(limits)));
-        let connack = ConnAck {
-            session_present: is_resumed,
-            reason: ReasonCode::Success,
-            properties,
-        };
         // [MQTT-3.1.4-5], [MQTT-3.2.0-1], [MQTT-3.2.0-2], [MQTT-3.1.4-4 v3.1.1], [MQTT-3.2.0-1 v3.1.1]: before
         // anything else, and only here.
-        outputs.push_back(Output::Send(Packet::ConnAck(connack)));
+        outputs.push_back(Output::Send(self.connack(is_resumed, limits)));
         // [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.1.2-4 v3.1.1]
         let session = session.map_or_else(Session::default, |session| *session);
         let mut established = Box::new(Established::new(

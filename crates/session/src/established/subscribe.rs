@@ -51,6 +51,7 @@ impl Established {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
+        self.check_answer(packet.filters.len())?;
         let mut requests = Vec::with_capacity(packet.filters.len());
         for (filter, options) in packet.filters {
             // [MQTT-3.8.3-4]
@@ -144,6 +145,7 @@ impl Established {
             )
             .into());
         }
+        self.check_answer(packet.filters.len())?;
         if self.is_in_use(packet.packet_id) {
             let refused = packet.filters.into_iter();
             let request =
@@ -172,6 +174,21 @@ impl Established {
             number: self.subscribes.ask(open),
         };
         outputs.push_back(Output::Unsubscribe { ticket, filters });
+        Ok(())
+    }
+
+    /// Checks that the client takes a SUBACK or UNSUBACK with so many codes: without it, it would wait for ever
+    /// [MQTT-3.8.4-1], [MQTT-3.10.4-4], [MQTT-3.1.2-24].
+    fn check_answer(&self, filters: usize) -> Result<(), Violation> {
+        // The id, no properties and the codes; before them the type and the length, of which two bytes do for 16,383.
+        let bytes = 2 + 1 + filters + 1 + if filters < 125 { 1 } else { 2 };
+        let max = self.terms.packet_bytes_max;
+        if max.is_some_and(|max| bytes > max.get() as usize) {
+            return Err(Violation::new(
+                ReasonCode::PacketTooLarge,
+                "the answer would be larger than the client takes",
+            ));
+        }
         Ok(())
     }
 

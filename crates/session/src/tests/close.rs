@@ -242,12 +242,12 @@ fn after_the_close_nothing_is_heard() {
 #[test]
 fn the_packet_limit_holds_to_the_end() {
     let asked = ConnectProperties {
-        maximum_packet_size: std::num::NonZeroU32::new(20),
+        maximum_packet_size: std::num::NonZeroU32::new(30),
         ..ConnectProperties::default()
     };
     let mut driver = Driver::connected_with(Limits::default(), connect_v5(asked));
     assert_closed_with(&driver.packet(Packet::PingResp), ReasonCode::ProtocolError);
-    assert_eq!(driver.connection.packet_bytes_max(), Some(20));
+    assert_eq!(driver.connection.packet_bytes_max(), Some(30));
 }
 
 /// [MQTT-3.1.0-2], [MQTT-3.14.2-1]: DISCONNECT has no 0x84.

@@ -1,6 +1,8 @@
 //! CONNECT and CONNACK.
 
-use bytes::Bytes;
+use std::num::NonZeroU32;
+
+use bytes::{Bytes, BytesMut};
 use magpie_codec::{
     ConnAckProperties, Connect, ConnectProperties, DecodeError, Packet, PacketType,
     ProtocolVersion, QoS, ReasonCode, Text, TopicName, Will,
@@ -134,7 +136,7 @@ fn connack_tells_what_is_granted() {
         session_expiry_interval_s: Some(0),
         receive_maximum: std::num::NonZeroU16::new(256),
         retain_available: false,
-        maximum_packet_size: std::num::NonZeroU32::new(1024 * 1024),
+        maximum_packet_size: NonZeroU32::new(1024 * 1024),
         topic_alias_maximum: 32,
         ..ConnAckProperties::default()
     };
@@ -483,5 +485,28 @@ fn a_refusal_says_what_connack_can_say() {
         let ticket = ticket_of(&feed(&mut driver, connect(ProtocolVersion::V5)));
         let outputs = driver.answer(ticket, Answer::Authenticated(Err(answered)));
         assert_eq!(connack(&outputs).reason, said);
+    }
+}
+
+/// [MQTT-3.1.2-24], [MQTT-3.1.4-5]: who does not take its CONNACK is refused by a smaller one.
+#[test]
+fn a_client_that_takes_no_packet_as_large_as_its_connack_is_refused() {
+    let asking = |bytes_max: usize, client_id| Connect {
+        client_id: Text::from_static(client_id),
+        ..connect_v5(ConnectProperties {
+            maximum_packet_size: NonZeroU32::new(u32::try_from(bytes_max).unwrap()),
+            ..ConnectProperties::default()
+        })
+    };
+    for client_id in ["client", ""] {
+        let (_, outputs) = let_in(Limits::default(), asking(1000, client_id));
+        let connack = Packet::ConnAck(connack(&outputs).clone());
+        let mut bytes = BytesMut::new();
+        magpie_codec::encode(ProtocolVersion::V5, &connack, None, &mut bytes).unwrap();
+        let_in(Limits::default(), asking(bytes.len(), client_id));
+        assert_eq!(
+            refusal(Limits::default(), asking(bytes.len() - 1, client_id)),
+            ReasonCode::ImplementationSpecificError
+        );
     }
 }

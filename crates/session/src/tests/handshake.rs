@@ -216,7 +216,13 @@ fn what_cannot_be_sent_any_more_is_done() {
     // Too large is known before anybody is asked.
     let mut connect = durable(10);
     connect.properties.as_mut().unwrap().maximum_packet_size = NonZeroU32::new(10);
-    let mut driver = Driver::connected_with(limits(), connect);
+    // Whose CONNACK has nothing to say, and is small enough.
+    let mut limits = limits();
+    limits.receive_maximum = u16::MAX;
+    limits.packet_bytes_max = 0;
+    limits.topic_aliases_in_max = 0;
+    limits.retain_available = true;
+    let mut driver = Driver::connected_with(limits, connect);
     let too_large = Output::Delivered {
         token: token(1),
         outcome: Outcome::TooLarge,

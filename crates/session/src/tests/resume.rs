@@ -153,7 +153,15 @@ fn what_was_sent_comes_again_unless_the_client_no_longer_takes_it() {
         maximum_packet_size: NonZeroU32::new(14),
         ..returning()
     };
-    let (driver, outputs) = again(lost(driver), tiny);
+    // Whose CONNACK has nothing to say, and is small enough.
+    let mut limits = limits();
+    limits.receive_maximum = u16::MAX;
+    limits.packet_bytes_max = 0;
+    limits.topic_aliases_in_max = 0;
+    limits.retain_available = true;
+    let session = lost(driver);
+    let mut driver = Driver::new(limits);
+    let outputs = driver.attach(returning_connect(tiny), Some(session));
     let given_up = |position| Output::Delivered {
         token: token(position),
         outcome: Outcome::TooLarge,

@@ -1,11 +1,16 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
+use std::num::NonZeroU32;
+
+use bytes::BytesMut;
 use magpie_codec::{
-    Packet, ProtocolVersion, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, TopicFilter,
-    UnsubAck, Unsubscribe,
+    ConnectProperties, Packet, ProtocolVersion, QoS, ReasonCode, SubAck, Subscribe,
+    SubscriptionOptions, TopicFilter, UnsubAck, Unsubscribe,
 };
 
-use super::{Driver, ack, assert_closed_with, connect, id, published, sent, ticket_of, token};
+use super::{
+    Driver, ack, assert_closed_with, connect, connect_v5, id, published, sent, ticket_of, token,
+};
 use crate::{Answer, Limits, Outcome, Output};
 
 const QOS2: QoS = QoS::ExactlyOnce;
@@ -376,5 +381,35 @@ fn what_is_in_flight_is_brought_to_its_end_after_an_unsubscribe() {
             sent([Packet::PubRel(ack(2))])
         );
         assert_eq!(driver.packet(Packet::PubComp(ack(2))), [done(2)]);
+    }
+}
+
+/// [MQTT-3.1.2-24], [MQTT-3.8.4-1], [MQTT-3.10.4-4]
+#[test]
+fn who_cannot_be_answered_is_told_so() {
+    for bytes_max in [100, 130, 131, 132] {
+        let asked = ConnectProperties {
+            maximum_packet_size: NonZeroU32::new(bytes_max),
+            ..ConnectProperties::default()
+        };
+        for filters in 90..130 {
+            let filters = vec!["a"; filters];
+            let codes = vec![ReasonCode::Success; filters.len()];
+            for (asking, answer) in [
+                (plain(1, &filters), suback(1, &codes)),
+                (unsubscribe(1, &filters), unsuback(1, &codes)),
+            ] {
+                let mut driver =
+                    Driver::connected_with(Limits::default(), connect_v5(asked.clone()));
+                let outputs = driver.packet(asking);
+                let mut bytes = BytesMut::new();
+                magpie_codec::encode(ProtocolVersion::V5, &answer, None, &mut bytes).unwrap();
+                if bytes.len() <= bytes_max as usize {
+                    ticket_of(&outputs);
+                } else {
+                    assert_closed_with(&outputs, ReasonCode::PacketTooLarge);
+                }
+            }
+        }
     }
 }
