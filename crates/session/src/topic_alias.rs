@@ -41,7 +41,7 @@ impl InboundAliases {
         topic: Option<TopicName>,
         alias: NonZeroU16,
     ) -> Result<TopicName, Violation> {
-        // [MQTT-3.3.2-9]: never greater than the maximum that we told.
+        // [MQTT-3.3.2-9], [MQTT-3.2.2-17], [MQTT-3.2.2-18]: never greater than the maximum that we told, if any.
         if alias.get() > self.max {
             return Err(Violation::new(
                 ReasonCode::TopicAliasInvalid,
@@ -153,9 +153,11 @@ mod tests {
         assert_eq!(aliases.resolve(Some(topic("c")), None), Ok(topic("c")));
     }
 
-    /// [MQTT-3.3.2-9]
+    /// [MQTT-3.3.2-9], [MQTT-3.2.2-17], [MQTT-3.2.2-18]
     #[test]
     fn an_alias_above_the_maximum_or_never_set_is_a_violation() {
+        let error = InboundAliases::new(0).resolve(Some(topic("a")), alias(1));
+        assert_eq!(error.unwrap_err().reason, ReasonCode::TopicAliasInvalid);
         let mut aliases = InboundAliases::new(2);
         let error = aliases.resolve(Some(topic("a")), alias(3)).unwrap_err();
         assert_eq!(error.reason, ReasonCode::TopicAliasInvalid);
