@@ -96,7 +96,7 @@ class Client(threading.Thread):
 
     def _connect(self):
         others = [node for node in self.rig.cluster.nodes if node is not self.lost]
-        node = self.random.choice(others)
+        node = self.choose(others)
         self.connack = None
         self.lost = None
         self.paho.reason = None
@@ -127,6 +127,9 @@ class Client(threading.Thread):
         self.connects.append((time.monotonic(), node))
         self.note(f"connected to {node.name}")
         return True
+
+    def choose(self, nodes):
+        return self.random.choice(nodes)
 
     def note(self, what):
         self.history.append((time.monotonic(), what))
@@ -196,6 +199,7 @@ class Publisher(Client):
         self.pause = pause
         self.acknowledged_at = []
         self.publishing = True
+        self.moves = False
         super().__init__(rig, name, version)
         if not remembers:
             self.expiry = 0
@@ -210,7 +214,16 @@ class Publisher(Client):
             for key, _ in self.under_way.values():
                 self.rig.oracle.sent[key].connection = None
 
+    def choose(self, nodes):
+        """As a balancer does that looks for the fewest connections."""
+        self.random.shuffle(nodes)
+        return min(nodes, key=self.rig.publishers_on)
+
     def step(self):
+        if self.moves:
+            self.moves = False
+            self.leave()
+            return 0.0
         now = time.monotonic()
         if not self.publishing or len(self.under_way) >= self.WINDOW or now < self.next_at:
             return 0.05 if not self.publishing else max(0.001, min(self.next_at - now, 0.05))

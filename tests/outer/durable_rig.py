@@ -78,6 +78,19 @@ class Rig:
             one.wanted = False
         wait_until("sleepers sleep", 10, lambda: all(one.node is None for one in self.sleepers))
 
+    def publishers_on(self, node):
+        return sum(one.node is node for one in self.publishers)
+
+    def spread(self):
+        """The publishers spread over the nodes: on the one that a fault befalls there is a third of them."""
+        for _ in self.publishers:
+            crowded = max(self.cluster.nodes, key=self.publishers_on)
+            if self.publishers_on(crowded) - min(map(self.publishers_on, self.cluster.nodes)) <= 1:
+                return
+            moving = next(one for one in self.publishers if one.node is crowded)
+            moving.moves = True
+            wait_until("a publisher has moved", 10, lambda: self._check_clients() or (not moving.moves and moving.node is not None))
+
     def stop(self):
         for one in self.everyone():
             one.stopping = True
@@ -133,6 +146,7 @@ class Rig:
         for one in self.mortals:
             one.wanted = True
         self.send_to_sleep()
+        self.spread()
         return counts, wrong
 
     def _fresh_look(self, node):

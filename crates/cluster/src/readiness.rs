@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use magpie_state::PartitionId;
+use tokio::time::Instant;
 
 use crate::groups::{CONTROL, group_of};
 use crate::membership::Membership;
 use crate::raft::GroupId;
 use crate::{Event, Readiness};
+
+/// A node that stood still hears nobody either when it goes on, for a moment.
+const ALONE_FOR: Duration = Duration::from_millis(300);
 
 /// What readiness follows from.
 pub(crate) struct Facts<'a> {
@@ -70,15 +74,20 @@ pub(crate) fn readiness(facts: &Facts<'_>) -> Readiness {
 }
 
 impl Membership {
-    /// Keeps [`readiness`](Self::readiness) up to date, and has clients closed when the cluster may take this node for dead.
+    /// Keeps [`readiness`](Self::readiness) up to date, and has clients closed when they are better off elsewhere: at once when this node hears
+    /// nobody at all, for then it is the one that is cut off; else when the cluster may take it for dead.
     pub(crate) async fn watch_readiness(self) {
         let mut is_closed = false;
+        let mut alone_since = None;
         loop {
             let now = readiness(&self.facts(&|group| self.is_confirmed(group)));
             self.set_readiness(now);
             let cut_off = self.cut_off_for();
             let limit = self.down_after() / 2;
-            if cut_off.is_some_and(|time| time > limit) && !is_closed {
+            let now = Instant::now();
+            alone_since = self.is_alone().then(|| alone_since.unwrap_or(now));
+            let is_alone = alone_since.is_some_and(|since| now - since > ALONE_FOR);
+            if (is_alone || cut_off.is_some_and(|time| time > limit)) && !is_closed {
                 is_closed = true;
                 let why = "this node has lost the majority of the cluster";
                 tracing::warn!("no quorum for long: closing all clients");
@@ -88,7 +97,7 @@ impl Membership {
                     // It fails when the broker is gone, and its clients with it.
                     _ = sent => {}
                 }
-            } else if cut_off.is_some_and(|time| time <= limit) {
+            } else if alone_since.is_none() && cut_off.is_some_and(|time| time <= limit) {
                 is_closed = false;
             }
             tokio::select! {

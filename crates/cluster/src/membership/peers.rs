@@ -100,6 +100,13 @@ impl Peers {
             .is_some_and(|answer| answer.stream == stream && answer.asked.elapsed() <= age)
     }
 
+    /// Whether any node answered within the last `age`.
+    pub(super) fn hears_somebody(&self, age: Duration) -> bool {
+        let known = self.lock();
+        let mut answers = known.answers.values();
+        answers.any(|answer| answer.asked.elapsed() <= age)
+    }
+
     /// Whether `node` answered within the last `age` and takes leaderships.
     pub(super) fn can_lead(&self, node: NodeId, age: Duration) -> bool {
         self.lock()

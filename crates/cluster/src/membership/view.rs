@@ -100,6 +100,16 @@ impl Membership {
         self.inner.leaders.confirmed_ago(CONTROL)
     }
 
+    /// Whether this node has heard neither a leader of the control group nor any other node for so long that it is not ready.
+    pub(crate) fn is_alone(&self) -> bool {
+        let age = self.inner.config.quorum_lost_after;
+        self.cut_off_for().is_some_and(|time| time > age) && !self.inner.peers.hears_somebody(age)
+    }
+
+    pub(crate) fn down_after(&self) -> Duration {
+        self.inner.config.down_after
+    }
+
     pub(crate) fn set_readiness(&self, now: Readiness) {
         self.inner.readiness.send_if_modified(|then| {
             let changed = *then != now;
@@ -117,10 +127,6 @@ impl Membership {
     /// Between two looks at readiness.
     pub(crate) fn look_every(&self) -> Duration {
         (self.inner.config.heartbeat / 2).min(Duration::from_millis(50))
-    }
-
-    pub(crate) fn down_after(&self) -> Duration {
-        self.inner.config.down_after
     }
 
     pub(crate) fn events(&self) -> &mpsc::Sender<Event> {
