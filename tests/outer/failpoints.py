@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--magpie", required=True, help="the binary, built with --features failpoints")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--all", action="store_true", help="every point")
-    parser.add_argument("--only", help="points whose name has this in it")
+    parser.add_argument("--only", default="", help="points whose name has this in it")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     suite = Suite("failpoints", arguments.seed)
