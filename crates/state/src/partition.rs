@@ -125,6 +125,12 @@ impl PartitionState {
             .collect()
     }
 
+    /// Whether that life still holds connections here.
+    #[must_use]
+    pub fn holds_connections(&self, stream: StreamId) -> bool {
+        self.sessions.holders().any(|holder| holder == stream)
+    }
+
     /// The stored Session of `client`, or the attachment that is all there is of one that ends with its connection.
     #[must_use]
     pub fn session(&self, client: &ClientId) -> Option<StoredSession> {
@@ -309,7 +315,8 @@ impl StateMachine for PartitionState {
     }
 
     fn wants_checkpoint(&self) -> bool {
-        self.kept.wants_copies()
+        // Rows are written under the state's lock: rather few of them more often.
+        self.kept.wants_copies() || self.changed.len() > CHANGED_MAX
     }
 
     fn take_changed(&mut self) -> Vec<Row> {
@@ -407,7 +414,8 @@ impl PartitionState {
         value.map(RowValue::Bytes)
     }
 
-    /// A life of a node is over: nothing more is taken from it, and what it held is let go.
+    /// A life of a node is over: nothing more is taken from it, and what it held is let go; of connections so many at once, so that nobody waits
+    /// for long. Leaders tell it again while the life is one of the [holders](Self::holders).
     fn end_stream(&mut self, stream: StreamId) {
         if stream.is_outbox() {
             return;
@@ -418,6 +426,9 @@ impl PartitionState {
         self.share_groups.end_stream(stream, &mut self.changed);
     }
 }
+
+/// More changed rows are a reason for a checkpoint.
+const CHANGED_MAX: usize = 32_768;
 
 /// The set of changed row keys, written to by every table.
 type Changed = HashSet<Vec<u8>, foldhash::fast::FixedState>;

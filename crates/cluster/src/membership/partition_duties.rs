@@ -230,9 +230,15 @@ impl Membership {
             self.refuse_everywhere(stream).await;
             tracing::debug!(group = %group.group(), node = %stream.node, life = %stream.incarnation, "ending a stream");
             let command = PartitionCommand::EndStream { stream }.encode();
-            let proposal = tokio::time::timeout(CHANGE_WITHIN, group.propose(command));
-            if !proposal.await.is_ok_and(|outcome| outcome.is_ok()) {
-                return;
+            // One with many connections is ended in steps.
+            loop {
+                let proposal = tokio::time::timeout(CHANGE_WITHIN, group.propose(command.clone()));
+                if !proposal.await.is_ok_and(|outcome| outcome.is_ok()) {
+                    return;
+                }
+                if !group.with_state(|state| state.holds_connections(stream)) {
+                    break;
+                }
             }
         }
         term.ended = Some((lives, Instant::now()));

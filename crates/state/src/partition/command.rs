@@ -16,7 +16,8 @@ use crate::{DecodeError, LostTopic, PartitionId, Position, StreamId};
 pub enum PartitionCommand {
     /// A batch of records of one stream.
     Append(Append),
-    /// A life of a node was declared ended.
+    /// A life of a node was declared ended. Ends a bounded number of connections: to be repeated while the life is one of the
+    /// [holders](super::PartitionState::holders).
     EndStream {
         /// Which.
         stream: StreamId,

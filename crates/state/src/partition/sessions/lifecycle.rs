@@ -12,6 +12,8 @@ use crate::{ClientId, Departure, Epoch, Inflight, Publish, SessionProgress, Stor
 
 /// The most Sessions that one tick is about: more wait for the next, so that none takes long. Replicas agree on it.
 const DUE_PER_TICK_MAX: usize = 4096;
+/// The most connections that one command ends. Replicas agree on it.
+const ENDED_AT_ONCE_MAX: usize = 4096;
 /// The most messages in flight of one Session.
 const INFLIGHT_MAX: usize = 65_535;
 
@@ -178,7 +180,7 @@ impl Sessions {
         self.gone(number, ending.departure, changed);
     }
 
-    /// Ends every connection that a node held in a life that is over.
+    /// Ends connections that a node held in a life that is over: so many at once. The life is a holder until all are ended.
     pub(in super::super) fn end_stream(&mut self, stream: StreamId, changed: &mut Changed) {
         let is_over = |of: StreamId| {
             of.node == stream.node && of.incarnation.counter <= stream.incarnation.counter
@@ -197,12 +199,16 @@ impl Sessions {
             .collect();
         // Effects come in an order that all replicas share.
         held.sort_unstable();
+        let is_last = held.len() <= ENDED_AT_ONCE_MAX;
+        held.truncate(ENDED_AT_ONCE_MAX);
         for (_, number) in held {
             changed.insert(key(&self.table.at(number).client));
             self.gone(number, Departure::Unclean, changed);
         }
-        for stream in over {
-            self.cohorts.end(stream, changed);
+        if is_last {
+            for stream in over {
+                self.cohorts.end(stream, changed);
+            }
         }
     }
 

@@ -419,3 +419,86 @@ fn what_is_due_waits_while_the_outbox_is_full_and_nothing_is_lost() {
             .session_present
     );
 }
+
+fn many(count: usize) -> (PartitionState, u64) {
+    let mut state = PartitionState::default();
+    let (mut index, mut seq) = (0, 0);
+    let mut apply = |command: PartitionCommand| {
+        index += 1;
+        state.apply(index, &command.encode());
+    };
+    apply(PartitionCommand::Configure {
+        partition: HERE,
+        partitions: PARTITIONS,
+    });
+    for batch in 0..count / 1000 {
+        let mut records = BytesMut::new();
+        for number in 0..1000 {
+            let id = format!("client/{}", batch * 1000 + number);
+            let attach = Record::Attach {
+                client: ClientId(Text::try_from(id).unwrap()),
+                clean_start: true,
+                session_expiry_s: 3600,
+                will: Some(Box::new(will(b"gone", 0))),
+            };
+            attach.encode(&mut records);
+        }
+        seq += 1;
+        apply(PartitionCommand::Append(Append {
+            stream: A1,
+            seq,
+            has_control: true,
+            count: 1000,
+            choices: Vec::new(),
+            records: records.freeze(),
+        }));
+    }
+    (state, index)
+}
+
+#[test]
+fn a_life_with_many_connections_is_ended_in_steps() {
+    let (mut state, mut index) = many(9000);
+    let end = PartitionCommand::EndStream { stream: A1 }.encode();
+    let mut left = Vec::new();
+    while state.holds_connections(A1) {
+        index += 1;
+        state.apply(index, &end);
+        left.push(state.attachment_count());
+    }
+    assert_eq!(left, [9000 - 4096, 9000 - 2 * 4096, 0]);
+    assert!(!state.holders().contains(&A1));
+    assert_eq!(
+        state.outbox().map(|batch| batch.count).sum::<u32>(),
+        9000,
+        "wills"
+    );
+}
+
+/// `cargo test --release -p magpie-state --lib figures_of_ending -- --ignored --nocapture`
+#[test]
+#[ignore = "prints figures"]
+#[expect(clippy::disallowed_methods, reason = "a measurement needs a clock")]
+fn figures_of_ending_a_life_with_a_hundred_thousand_connections() {
+    let (mut state, mut index) = many(100_000);
+    state.take_changed();
+    let end = PartitionCommand::EndStream { stream: A1 }.encode();
+    let (mut longest, mut steps, mut rows) = (0.0, 0, 0.0f64);
+    while state.holds_connections(A1) {
+        index += 1;
+        let start = std::time::Instant::now();
+        state.apply(index, &end);
+        longest = start.elapsed().as_secs_f64().max(longest);
+        steps += 1;
+        if state.wants_checkpoint() {
+            let start = std::time::Instant::now();
+            state.take_changed();
+            rows = start.elapsed().as_secs_f64().max(rows);
+        }
+    }
+    println!(
+        "{steps} steps, longest {:.1} ms; rows of a checkpoint, longest {:.1} ms",
+        longest * 1e3,
+        rows * 1e3
+    );
+}
