@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use bytesize::ByteSize;
-use magpie_codec::{Decoder, Packet};
+use magpie_codec::{Decoder, Packet, QoS};
 use magpie_failpoint::fail_point;
 use magpie_session as session;
 use magpie_session::{CloseCause, Eviction};
@@ -29,6 +29,7 @@ use crate::authenticate::Authentication;
 use crate::buffers;
 use crate::config::Problem;
 use crate::durable::Durable;
+use crate::fetch;
 use crate::handle::Handle;
 use crate::mailbox::{Append, Taken};
 use crate::metrics::Tally;
@@ -36,6 +37,7 @@ use crate::node::Shared;
 use crate::publish::{Publisher, Submitting};
 use crate::read::Reading;
 use crate::retained::Retained;
+use crate::shared::is_shared;
 use crate::subscribe::Subscribing;
 use crate::write_buffer::WriteBuffer;
 use timer::Timer;
@@ -349,8 +351,16 @@ impl Driver {
                 break;
             };
             fail_point!("deliver", self.handle.about());
+            let (token, qos) = (delivery.token, delivery.qos);
+            if is_shared(token) {
+                self.handle.mailbox.with_shared(|shared| shared.sent(token));
+            }
             self.session.handle_delivery(delivery, now);
             self.drain(now);
+            if is_shared(token) && qos == QoS::AtMostOnce {
+                // Nobody acknowledges it.
+                self.finish_shared(token);
+            }
             has_any = true;
         }
         has_any
@@ -362,6 +372,12 @@ impl Driver {
             && self.end.is_none()
         {
             retained.read_on(&self.node.cluster, &self.handle, session);
+        }
+        if self.taken.has_unfetched
+            && self.end.is_none()
+            && let Some(session) = self.session.session()
+        {
+            self.taken.has_unfetched = fetch::start(&self.node.cluster, &self.handle, session);
         }
         if self.taken.has_unread
             && self.end.is_none()

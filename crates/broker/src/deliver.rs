@@ -137,17 +137,6 @@ impl Deliverer {
         }
     }
 
-    /// Delivers to the member of a share group that was chosen elsewhere; if it has left meanwhile, to another one here.
-    pub(crate) fn deliver_to_member(
-        &mut self,
-        filter: &TopicFilter,
-        member: u64,
-        published: Published<'_>,
-    ) {
-        let receiver = self.subscribers.member_or_other(filter, member);
-        self.deliver_to_one(receiver, published);
-    }
-
     /// Delivers to a member of a share group on this node.
     pub(crate) fn deliver_to_any_member(&mut self, filter: &TopicFilter, published: Published<'_>) {
         let receiver = self.subscribers.pick_member(filter);

@@ -10,6 +10,7 @@ use magpie_state::{Binding, ClientId, Epoch, PartitionId, Position, Record};
 
 use crate::handle::Handle;
 use crate::mailbox::{Post, Stored};
+use crate::shared::Place;
 
 /// The session of an attached connection, as far as it outlives it.
 #[derive(Debug)]
@@ -125,12 +126,25 @@ impl Durable {
 }
 
 impl Keeping {
+    /// A delivery that a share group has dealt.
+    pub(crate) fn bind_shared(&mut self, ticket: Ticket, packet_id: PacketId, place: Place) {
+        let (partition, membership, position) = place;
+        self.binds.push(ticket);
+        self.bindings.push(Binding {
+            packet_id,
+            partition,
+            position,
+            share: Some(membership),
+        });
+    }
+
     pub(crate) fn bind(&mut self, ticket: Ticket, packet_id: PacketId, token: Token) {
         self.binds.push(ticket);
         self.bindings.push(Binding {
             packet_id,
             partition: PartitionId(token.partition),
             position: Position(token.position),
+            share: None,
         });
     }
 

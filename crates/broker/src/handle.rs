@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use magpie_cluster::ShareMember;
 use magpie_codec::ProtocolVersion;
-use magpie_state::{ClientId, Epoch};
+use magpie_state::{ClientId, Epoch, ShareSession};
 
 use crate::mailbox::{Mailbox, MailboxConfig};
 
@@ -25,6 +25,8 @@ pub(crate) struct Handle {
     greeting: OnceLock<Greeting>,
     /// 0 until attached.
     epoch: AtomicU64,
+    /// Set when it is attached, if the session outlives its connection.
+    share_session: OnceLock<ShareSession>,
 }
 
 /// What CONNECT said.
@@ -84,12 +86,24 @@ impl Handle {
             traffic: Traffic::default(),
             greeting: OnceLock::new(),
             epoch: AtomicU64::new(0),
+            share_session: OnceLock::new(),
         }
     }
 
     /// Its number in share groups.
     pub(crate) const fn member(&self) -> ShareMember {
         ShareMember(self.number)
+    }
+
+    /// The session that it stands for in share groups, if that outlives it.
+    pub(crate) fn share_session(&self) -> Option<&ShareSession> {
+        self.share_session.get()
+    }
+
+    /// Notes that the session outlives it, once.
+    pub(crate) fn keep_session(&self, session: ShareSession) {
+        // A connection is attached once.
+        let _ = self.share_session.set(session);
     }
 
     /// Notes who it is, once.

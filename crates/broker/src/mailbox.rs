@@ -3,6 +3,8 @@
 //! Two kinds of content: answers to the questions of the connection, which are few and never dropped, and deliveries, which are
 //! bounded in number and bytes. A burst of pushes wakes the task once, and only when the burst is complete.
 
+mod dealt;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -17,9 +19,11 @@ use tokio::sync::oneshot;
 
 use crate::attach::Begun;
 use crate::deliver::UNTRACKED;
+use crate::fetch::Fetched;
 use crate::lanes::{Lanes, Offered};
 use crate::read::Read;
 use crate::retained::Part;
+use crate::shared::SharedMessages;
 use crate::subscribe::{Resumed, Settled, Watched};
 
 /// Bounds of what waits in this node's memory for one client.
@@ -85,6 +89,8 @@ pub(crate) enum Post {
         answer: Stored,
         is_stored: Result<(), Eviction>,
     },
+    /// Messages of share groups were fetched.
+    Fetched(Box<Fetched>),
     /// A packet id of an inbound QoS 2 message is released, or nobody knows.
     Released { ticket: Ticket, is_released: bool },
 }
@@ -112,6 +118,10 @@ struct Inner {
     lanes: Option<Box<Lanes>>,
     /// Whether the task is to be told that a lane must be read.
     has_unread: bool,
+    /// What share groups have dealt to it, if they ever did.
+    shared: Option<Box<SharedMessages>>,
+    /// Whether the task is to be told that some of it is to be fetched.
+    has_unfetched: bool,
     /// The task is over: nothing is taken any more.
     closed: bool,
     /// What may still be appended for this connection: see [`Append`].
@@ -179,6 +189,8 @@ pub(crate) struct Taken {
     pub(crate) finished: Vec<Token>,
     /// Some lane must be read.
     pub(crate) has_unread: bool,
+    /// Messages of share groups are to be fetched.
+    pub(crate) has_unfetched: bool,
 }
 
 impl Taken {
@@ -314,6 +326,10 @@ impl Mailbox {
             None => taken.finished.clear(),
         }
         let mut found = false;
+        if std::mem::take(&mut inner.has_unfetched) {
+            taken.has_unfetched = true;
+            found = true;
+        }
         if std::mem::take(&mut inner.has_unread) {
             taken.has_unread = true;
             found = true;

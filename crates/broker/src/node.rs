@@ -17,6 +17,7 @@ use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
 use crate::progress::Durables;
 use crate::registry::Registry;
+use crate::shares::Shares;
 use crate::subscribers::Subscribers;
 use crate::{Config, events, progress, tail, task};
 
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) durables: Arc<Durables>,
+    pub(crate) shares: Arc<Shares>,
     pub(crate) metrics: Arc<Metrics>,
     connections: AtomicUsize,
     numbers: AtomicU64,
@@ -81,6 +83,7 @@ impl Node {
         let subscribers = Arc::new(Subscribers::new(cluster.partitions()));
         let registry = Arc::new(Registry::new());
         let durables = Arc::new(Durables::new(cluster.partitions()));
+        let shares = Shares::start(&cluster, &subscribers);
         for partition in 0..cluster.partitions() {
             let tail = cluster.take_tail(PartitionId(partition));
             task::spawn(tail::run(
@@ -103,6 +106,7 @@ impl Node {
             subscribers,
             registry,
             durables,
+            shares,
             metrics,
             connections: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),

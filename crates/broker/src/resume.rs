@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use magpie_cluster::TailItem;
-use magpie_codec::{QoS, TopicFilter};
+use magpie_codec::{PacketId, QoS, TopicFilter};
 use magpie_session::{
     Published, Restored, RestoredStage, Session, SubscriptionState, Token, Unacknowledged,
 };
@@ -16,6 +16,8 @@ use crate::lanes::Lanes;
 use crate::positions::Positions;
 use crate::read::{Reading, grant_again, is_kept};
 use crate::retained::{Retained, is_in_no_log};
+use crate::shared::{Place, SharedMessages, is_shared};
+use crate::subscribe::WantedFilter;
 
 /// What the connection task makes of a stored session.
 pub(crate) struct Resume {
@@ -24,7 +26,9 @@ pub(crate) struct Resume {
     pub(crate) reading: Reading,
     pub(crate) retained: Option<Box<Retained>>,
     /// To be watched, so that messages come.
-    pub(crate) filters: Vec<TopicFilter>,
+    pub(crate) filters: Vec<WantedFilter>,
+    /// What it has of share groups at QoS 2.
+    pub(crate) shared: Option<SharedMessages>,
 }
 
 /// `messages` are those that were sent and not acknowledged.
@@ -36,14 +40,16 @@ pub(crate) fn resume(
 ) -> Resume {
     let subscriptions: Vec<_> = stored.subscriptions.iter().map(subscription).collect();
     let inflight = stored.inflight.iter();
-    let restored = inflight.filter_map(|inflight| restored(inflight, messages, &subscriptions));
+    let mut shared = SharedMessages::default();
+    let restored = inflight.filter_map(|it| restored(it, messages, &subscriptions, &mut shared));
     let restored: Vec<_> = restored.collect();
     let inflight = restored.iter().filter_map(|restored| {
         let Token {
             partition,
             position,
         } = restored.token;
-        (!is_in_no_log(partition)).then_some((PartitionId(partition), Position(position)))
+        let is_in_lane = !is_in_no_log(partition) && !is_shared(restored.token);
+        is_in_lane.then_some((PartitionId(partition), Position(position)))
     });
     let mut reading = Reading::default();
     let mut since = BTreeMap::new();
@@ -67,7 +73,7 @@ pub(crate) fn resume(
     Resume {
         filters: subscriptions
             .iter()
-            .map(|(filter, _)| filter.clone())
+            .map(|(filter, state)| (filter.clone(), state.options.qos))
             .collect(),
         session: Box::new(Session::restore(
             stored.session_expiry_s,
@@ -77,6 +83,11 @@ pub(crate) fn resume(
         lanes,
         reading,
         retained: Retained::resume(stored),
+        shared: stored
+            .inflight
+            .iter()
+            .any(|it| it.share.is_some())
+            .then_some(shared),
     }
 }
 
@@ -95,7 +106,15 @@ fn restored(
     inflight: &Inflight,
     messages: &HashMap<(PartitionId, Position), TailItem>,
     subscriptions: &[(TopicFilter, SubscriptionState)],
+    shared: &mut SharedMessages,
 ) -> Option<Restored> {
+    let shared = match inflight.share {
+        None => None,
+        Some(membership) => {
+            let place = (inflight.partition, membership, inflight.position);
+            Some(shared.restore(place, inflight.stage == Stage::Done)?)
+        }
+    };
     let message = messages.get(&(inflight.partition, inflight.position));
     let stage = match (inflight.stage, message) {
         (Stage::Published, Some(item)) => {
@@ -113,9 +132,12 @@ fn restored(
         (Stage::Published, None) if inflight.qos == QoS::ExactlyOnce => RestoredStage::Released,
         (Stage::Published, None) => return None,
         (Stage::Released, _) => RestoredStage::Released,
+        (Stage::Done, _) => return None,
     };
     let partition = inflight.partition.0;
-    let token = if is_in_no_log(partition) {
+    let token = if let Some(shared) = shared {
+        shared
+    } else if is_in_no_log(partition) {
         UNTRACKED
     } else {
         Token {
@@ -134,6 +156,7 @@ fn restored(
 pub(crate) fn progress_at_end(
     session: &Session,
     lanes: &Lanes,
+    shared: Option<&SharedMessages>,
     positions: &[Position],
 ) -> SessionProgress {
     let passed = |partition: PartitionId| {
@@ -144,17 +167,59 @@ pub(crate) fn progress_at_end(
         cursors: lanes.cursors(passed),
         inflight: session
             .inflight()
-            .filter_map(|sent| stored_inflight(&sent))
+            .filter_map(|sent| match shared {
+                Some(shared) if is_shared(sent.token) => stored_shared(&sent, shared),
+                _ => stored_inflight(&sent),
+            })
+            .chain(
+                shared
+                    .into_iter()
+                    .flat_map(SharedMessages::unsettled)
+                    .map(done),
+            )
             .collect(),
     }
 }
 
-/// What the client has at QoS 1, and has not acknowledged. At QoS 2 it is bound to its packet id anyway.
+/// What the client has at QoS 1, and has not acknowledged. At QoS 2 it is bound to its packet id anyway; what a share group
+/// has dealt returns to it.
 pub(crate) fn at_least_once(session: &Session) -> Vec<Inflight> {
     let sent = session
         .inflight()
-        .filter(|sent| sent.qos == QoS::AtLeastOnce);
+        .filter(|sent| sent.qos == QoS::AtLeastOnce && !is_shared(sent.token));
     sent.filter_map(|sent| stored_inflight(&sent)).collect()
+}
+
+/// At QoS 1 it returns to its group.
+fn stored_shared(sent: &Unacknowledged, shared: &SharedMessages) -> Option<Inflight> {
+    let (partition, membership, position) = shared.place(sent.token)?;
+    (sent.qos == QoS::ExactlyOnce).then(|| Inflight {
+        packet_id: sent.packet_id,
+        partition,
+        position,
+        qos: sent.qos,
+        stage: stage(sent.stage),
+        share: Some(membership),
+    })
+}
+
+/// Its group may not know yet. It has no packet id any more.
+fn done((partition, membership, position): Place) -> Inflight {
+    Inflight {
+        packet_id: PacketId::MIN,
+        partition,
+        position,
+        qos: QoS::ExactlyOnce,
+        stage: Stage::Done,
+        share: Some(membership),
+    }
+}
+
+const fn stage(stage: magpie_session::Stage) -> Stage {
+    match stage {
+        magpie_session::Stage::Published => Stage::Published,
+        magpie_session::Stage::Released => Stage::Released,
+    }
 }
 
 fn stored_inflight(sent: &Unacknowledged) -> Option<Inflight> {
@@ -167,6 +232,7 @@ fn stored_inflight(sent: &Unacknowledged) -> Option<Inflight> {
             position: Position(u64::from(sent.packet_id.number())),
             qos: sent.qos,
             stage: Stage::Released,
+            share: None,
         });
     }
     Some(Inflight {
@@ -174,9 +240,7 @@ fn stored_inflight(sent: &Unacknowledged) -> Option<Inflight> {
         partition: PartitionId(sent.token.partition),
         position: Position(sent.token.position),
         qos: sent.qos,
-        stage: match sent.stage {
-            magpie_session::Stage::Published => Stage::Published,
-            magpie_session::Stage::Released => Stage::Released,
-        },
+        stage: stage(sent.stage),
+        share: None,
     })
 }

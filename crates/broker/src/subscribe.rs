@@ -24,12 +24,13 @@ use crate::mailbox::Post;
 use crate::positions::Indexes;
 use crate::read::{Reading, is_kept};
 use crate::retained::{self, Part, Wanted};
+use crate::shares::Shares;
 use crate::subscribers::{Inserted, Subscribers};
 use crate::task;
 
 pub(crate) use resumed::{Resumed, resume, resume_later, resumed};
-pub(crate) use watch::Watched;
-use watch::{give_back, leave, watch_all};
+pub(crate) use watch::{Wanted as WantedFilter, Watched};
+use watch::{give_back, watch_all};
 
 /// The pending SUBSCRIBEs and UNSUBSCRIBEs of one connection; how many is bounded by the session.
 #[derive(Debug, Default)]
@@ -98,6 +99,7 @@ pub(crate) enum Next {
 pub(crate) struct Place<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) subscribers: &'a Subscribers,
+    pub(crate) shares: &'a Arc<Shares>,
     pub(crate) handle: &'a Arc<Handle>,
     /// Of a session that outlives its connection.
     pub(crate) durable: Option<(&'a ClientId, Epoch)>,
@@ -111,7 +113,7 @@ impl Subscribing {
         ticket: Ticket,
         subscriptions: Vec<Subscription>,
     ) {
-        let filters = subscriptions.iter().map(|it| it.filter.clone()).collect();
+        let filters = subscriptions.iter().map(wanted).collect();
         // Truncation wraps, as the numbers do.
         let number = self.first.wrapping_add(self.pending.len() as u32);
         self.pending.push_back(Pending::Subscribe {
@@ -121,6 +123,7 @@ impl Subscribing {
         });
         let watching = watch_all(
             place.cluster.clone(),
+            Arc::clone(place.shares),
             Arc::clone(place.handle),
             filters,
             number,
@@ -309,12 +312,18 @@ impl Subscribing {
                 ..
             } = pending
             {
-                let filters: Vec<_> = subscriptions.into_iter().map(|it| it.filter).collect();
-                give_back(place.cluster, place.handle, &filters, &watched);
+                let filters: Vec<_> = subscriptions.iter().map(wanted).collect();
+                let Place {
+                    cluster,
+                    shares,
+                    handle,
+                    ..
+                } = place;
+                give_back(cluster, shares, handle, &filters, &watched);
             }
         }
         for filter in place.subscribers.remove_all(place.handle) {
-            place.leave(&filter);
+            place.cluster.unwatch(&filter);
         }
     }
 }
@@ -473,13 +482,20 @@ impl Place<'_> {
     /// After a failed watch. A join may have been committed all the same; it stays if there was a subscription before.
     fn give_up(self, filter: &TopicFilter) {
         if filter.is_shared() && !self.subscribers.contains(self.handle, filter) {
-            self.cluster.leave_share(filter, self.handle.member());
+            self.shares.leave(self.handle, filter);
         }
     }
 
     fn leave(self, filter: &TopicFilter) {
-        leave(self.cluster, self.handle, filter);
+        if filter.is_shared() {
+            self.shares.leave(self.handle, filter);
+        }
+        self.cluster.unwatch(filter);
     }
+}
+
+fn wanted(subscription: &Subscription) -> WantedFilter {
+    (subscription.filter.clone(), subscription.options.qos)
 }
 
 /// [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11], [MQTT-3.3.1-6 v3.1.1]; a shared subscription gets none [section 4.8.2].

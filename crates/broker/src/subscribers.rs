@@ -236,14 +236,10 @@ impl Subscribers {
         });
     }
 
-    /// The member `number` of the share group `filter`; if it has left, another one of this node, if there is any.
-    pub(crate) fn member_or_other(&self, filter: &TopicFilter, number: u64) -> Option<Receiver> {
+    /// The options of a member of the share group `filter`, if it is there.
+    pub(crate) fn share_options(&self, filter: &TopicFilter, number: u64) -> Option<Grant> {
         let table = self.read();
-        let member = table.subscription(filter, number);
-        match member {
-            Some(member) => Receiver::merge(&[member], PartitionId(0)),
-            None => pick(&table, filter),
-        }
+        Grant::merge(std::iter::once(table.subscription(filter, number)?))
     }
 
     /// A member of the share group `filter` on this node, each in turn.

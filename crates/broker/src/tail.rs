@@ -41,7 +41,4 @@ fn deliver(deliverer: &mut Deliverer, item: &TailItem) {
     )
     .at(item.position);
     deliverer.deliver(published);
-    for (filter, member) in &item.shares {
-        deliverer.deliver_to_member(filter, member.0, published);
-    }
 }

@@ -64,6 +64,9 @@ pub struct Config {
     pub outbox_bytes_max: u64,
     /// Bytes of messages that may wait for one session; beyond, its oldest are lost to it. Default 256 MiB.
     pub session_bytes_max: u64,
+    /// Messages that one member of a share group has at once, in one partition, before the group waits for it or turns to others.
+    /// Default 256.
+    pub share_window: usize,
     /// Bytes that one link to a peer, or one stream into a partition, may have queued. Default 16 MiB.
     pub queue_bytes: usize,
     /// How long the last unsubscription of a filter waits before the other nodes are told. Default 30 s.
@@ -120,6 +123,7 @@ impl Default for Config {
             retained_max: 1_000_000,
             retained_bytes_max: 1 << 30,
             session_bytes_max: 256 << 20,
+            share_window: 256,
             queue_bytes: 16 << 20,
             route_linger: Duration::from_secs(30),
         }
@@ -159,6 +163,9 @@ impl Config {
                 "cluster_secret_file",
                 "a cluster with seeds needs a secret that all nodes share: set cluster_secret_file, or MAGPIE_CLUSTER_SECRET",
             );
+        }
+        if self.share_window == 0 {
+            problem("share_window", "must be at least 1");
         }
         if self.down_after < 5 * self.quorum_lost_after {
             problem(

@@ -34,7 +34,7 @@ pub struct Fetch {
 /// Waiting messages.
 #[derive(Default)]
 pub struct Fetched {
-    /// In log order, of QoS 1 and 2; without share members.
+    /// In log order, of QoS 1 and 2.
     pub items: Vec<TailItem>,
     /// Every message that is wanted up to here is among them. Without a cut by bytes, this is where the replica that was asked stands: not
     /// below what a replica on this node has handed to its tail.
@@ -242,7 +242,6 @@ fn items(records: &Records) -> Vec<TailItem> {
             retain: publish.retain,
             published_ms: publish.published_ms,
             message: publish.message,
-            shares: Vec::new(),
         });
     }
     items

@@ -6,7 +6,7 @@ use std::time::Duration;
 use magpie_codec::{TopicFilter, TopicName};
 use magpie_router::FilterMap;
 use magpie_state::control::ControlState;
-use magpie_state::{NodeId, PartitionId, Record, StreamId};
+use magpie_state::{NodeId, PartitionId, StreamId};
 use magpie_storage::{Log, Space};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,12 +20,12 @@ use crate::read_index::ReadIndexes;
 use crate::routes::Routes;
 use crate::rpc::Channels;
 use crate::session::answer_with;
-use crate::stream::{Done, Records, Stream};
-use crate::tail::{Interest, TailParts};
+use crate::stream::{Records, Stream};
+use crate::tail::{Feeds, Interest, TailParts};
 use crate::takeover::Takeover;
 use crate::{
-    Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareMember, ShareTarget, StartError,
-    Status, Submission, Submitted, Tail,
+    Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareTarget, StartError, Status,
+    Submission, Submitted, Tail,
 };
 
 /// Longest wait of a barrier for a tail.
@@ -52,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) log: Log,
     pub(crate) leaders: Leaders,
     pub(crate) groups: Groups,
+    pub(crate) feeds: Feeds,
     pub(crate) channels: Channels,
     /// Bound on the wait for a commit, and for an answer of a partition.
     pub(crate) publish_deadline: Duration,
@@ -366,7 +367,11 @@ impl Cluster {
             filter: Some(filter),
         };
         let route = self.inner.routes.add(filter);
-        let interest = self.inner.interest.add(filter);
+        // Members of share groups get what is dealt to them another way.
+        let interest = match filter.is_shared() {
+            true => 0,
+            false => self.inner.interest.add(filter),
+        };
         let partitions = self.partitions_of(filter);
         let formed = self.parts();
         let asked = partitions
@@ -426,52 +431,14 @@ impl Cluster {
     /// Gives back one [`watch`](Self::watch). The last one of a filter is acted on some seconds later, batched.
     pub fn unwatch(&self, filter: &TopicFilter) {
         self.inner.routes.remove(filter);
-        self.inner.interest.remove(filter);
-    }
-
-    /// Commits that `member`, on this node, takes part in the share group of `filter`, in every partition the filter can match.
-    ///
-    /// # Errors
-    /// As [`watch`](Self::watch).
-    pub async fn join_share(&self, filter: &TopicFilter, member: ShareMember) -> Result<(), Error> {
-        let record = [Record::JoinShare {
-            filter: filter.clone(),
-            member: member.0,
-        }];
-        let formed = self.parts();
-        let partitions = self.partitions_of(filter).into_iter();
-        let joined =
-            partitions.map(|partition| formed.streams[usize::from(partition.0)].commit(&record));
-        for done in futures::future::join_all(joined).await {
-            match done.map_err(|_| Error::Stopping)? {
-                Done::Taken { .. } => {}
-                Done::NotProposed | Done::Unknown => {
-                    return Err(Error::NotProposed(
-                        "a partition has no leader that a majority follows",
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The reverse of [`join_share`](Self::join_share); queued, not waited for.
-    pub fn leave_share(&self, filter: &TopicFilter, member: ShareMember) {
-        let record = Record::LeaveShare {
-            filter: filter.clone(),
-            member: member.0,
-        };
-        for partition in self.partitions_of(filter) {
-            let (cluster, record) = (self.clone(), [record.clone()]);
-            tokio::spawn(async move {
-                // A leave that is lost is made up for when the node's life ends.
-                let _ = cluster.stream(partition).commit(&record).await;
-            });
+        if !filter.is_shared() {
+            self.inner.interest.remove(filter);
         }
     }
 
     /// The partitions that hold topics which the filter can match.
-    pub(crate) fn partitions_of(&self, filter: &TopicFilter) -> Vec<PartitionId> {
+    #[must_use]
+    pub fn partitions_of(&self, filter: &TopicFilter) -> Vec<PartitionId> {
         if filter.is_exact() {
             vec![magpie_state::partition_of(
                 filter.filter(),

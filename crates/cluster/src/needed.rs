@@ -10,6 +10,7 @@ use tonic::Status;
 use crate::groups::{Groups, group_of};
 use crate::leaders::Leaders;
 use crate::proto;
+use crate::raft::RaftGroup;
 use crate::rpc::{Channels, MESSAGE_BYTES_MAX};
 
 /// Topics of one question, in bytes of their names.
@@ -47,6 +48,18 @@ impl Needed {
         let above = self.above[topic as usize];
         above.is_some_and(|above| position > above)
             || self.inflight.binary_search(&position).is_ok()
+    }
+
+    /// Needed is also what share groups of the topics' own partition have not got to, or have handed out.
+    pub(crate) fn add_shares(&mut self, topics: &[TopicName], group: &RaftGroup<PartitionState>) {
+        for (known, topic) in self.above.iter_mut().zip(topics) {
+            let above = group.with_state(|state| state.share_groups_need_above(topic));
+            if let Some(above) = above {
+                *known = Some(known.map_or(above, |known| known.min(above)));
+            }
+        }
+        group.with_state(|state| self.inflight.extend(state.share_groups_hold()));
+        self.inflight.sort_unstable();
     }
 
     fn nobody(topics: usize) -> Self {

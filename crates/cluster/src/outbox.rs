@@ -24,7 +24,7 @@ use crate::leaders::Leaders;
 use crate::proto;
 use crate::raft::RaftGroup;
 use crate::rpc::Channels;
-use crate::stream::{Choosers, propose_append};
+use crate::stream::propose_append;
 
 /// An outbox is looked at so often at most.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -49,7 +49,6 @@ pub(crate) struct OutboxParts {
     pub(crate) groups: Groups,
     pub(crate) leaders: Leaders,
     pub(crate) channels: Channels,
-    pub(crate) choosers: Choosers,
     pub(crate) stop: CancellationToken,
 }
 
@@ -204,12 +203,11 @@ impl Outbox {
             .groups
             .partition(self.target)
             .ok_or(Left::Broken)?;
-        let chooser = self.parts.choosers.of(self.target);
         for batch in batches {
             let seq = batch.seq;
             let (answer, answered) = tokio::sync::oneshot::channel();
             let stream = StreamId::outbox(self.source);
-            let proposing = propose_append(&group, &chooser, stream, batch, move |outcome| {
+            let proposing = propose_append(&group, stream, batch, move |outcome| {
                 // Whoever asked may have given up.
                 let _ = answer.send(outcome);
             });

@@ -26,7 +26,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(30);
 
 /// Retained messages, ordered by topic.
 pub struct RetainedPage {
-    /// With `retain` set; without share groups.
+    /// With `retain` set.
     pub items: Vec<TailItem>,
     /// Where the next page begins; `None`: there is none.
     pub next: Option<TopicName>,
@@ -190,7 +190,6 @@ impl Page {
                     retain: true,
                     published_ms: publish.published_ms,
                     message: publish.message,
-                    shares: Vec::new(),
                 })
                 .collect(),
             next: self.next,

@@ -26,7 +26,8 @@ use crate::raft::Registry;
 use crate::read_index::{ReadIndexParts, ReadIndexes};
 use crate::routes::Routes;
 use crate::rpc::{self, Channels, Directory, Guard, Identity, MESSAGE_BYTES_MAX, Secret};
-use crate::stream::{Choosers, PartitionService, Stream, StreamParts};
+use crate::share::{self, ShareParts};
+use crate::stream::{PartitionService, Stream, StreamParts};
 use crate::tail::{Feeds, Interest, TailParts};
 use crate::takeover::{Takeover, TakeoverParts};
 use crate::{Config, Event, Events, Fatal, StartError};
@@ -46,7 +47,6 @@ struct Parts {
     groups: Groups,
     leaders: Leaders,
     channels: Channels,
-    choosers: Choosers,
     feeds: Feeds,
     interest: Interest,
     membership: Membership,
@@ -111,17 +111,12 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
         stop: stop.clone(),
     })
     .await?;
-    let choosers = {
-        let membership = membership.clone();
-        Choosers::new(Arc::new(move |stream| membership.is_reachable(stream)))
-    };
     let parts = Parts {
         config: Arc::clone(&config),
         stream,
         groups,
         leaders: leaders.clone(),
         channels: channels.clone(),
-        choosers,
         feeds,
         interest: interest.clone(),
         membership: membership.clone(),
@@ -148,6 +143,7 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
             membership,
             links,
             interest,
+            feeds: parts.feeds.clone(),
             formed: OnceLock::new(),
             is_formed: watch::Sender::new(false),
             direct: Arc::default(),
@@ -215,7 +211,6 @@ impl Parts {
     fn services(&self, cluster: &Cluster, guard: &Guard, registry: &Registry) -> Services {
         let partitions = PartitionService {
             groups: self.groups.clone(),
-            choosers: self.choosers.clone(),
             feeds: self.feeds.clone(),
             membership: self.membership.clone(),
             stop: self.stop.clone(),
@@ -266,7 +261,6 @@ impl Parts {
             groups: self.groups.clone(),
             leaders: self.leaders.clone(),
             channels: self.channels.clone(),
-            choosers: self.choosers.clone(),
             queue_bytes: self.config.queue_bytes,
             deadline: self.config.publish_deadline,
             ended,
@@ -305,13 +299,26 @@ impl Parts {
         }
     }
 
+    fn shares(&self, partitions: u16) -> ShareParts {
+        ShareParts {
+            node: self.stream.node,
+            groups: self.groups.clone(),
+            leaders: self.leaders.clone(),
+            channels: self.channels.clone(),
+            feeds: self.feeds.clone(),
+            membership: self.membership.clone(),
+            window: self.config.share_window,
+            partitions,
+            stop: self.stop.clone(),
+        }
+    }
+
     fn outbox(&self) -> OutboxParts {
         OutboxParts {
             node: self.stream.node,
             groups: self.groups.clone(),
             leaders: self.leaders.clone(),
             channels: self.channels.clone(),
-            choosers: self.choosers.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -356,6 +363,7 @@ async fn run(
             && let Some(known) = &*known
         {
             tokio::spawn(outbox::run(parts.outbox()));
+            tokio::spawn(share::run(parts.shares(known.partitions)));
             // Set once, here.
             let _ = cluster.inner.formed.set(parts.form(known));
             cluster.inner.is_formed.send_replace(true);

@@ -2,9 +2,9 @@
 //!
 //! Whatever is queued becomes a batch; a batch has a number; the partition takes numbers in order, once. So a retry, a change of leader
 //! or a lost answer neither doubles nor reorders. [`sender`] keeps the stream going, whoever leads; [`service`] is its other end, on the
-//! leader; [`chooser`] picks members of share groups there.
+//! leader.
 
-mod chooser;
+mod append;
 mod overdue;
 mod sender;
 mod service;
@@ -23,7 +23,7 @@ use crate::groups::Groups;
 use crate::leaders::Leaders;
 use crate::rpc::Channels;
 
-pub(crate) use chooser::{Choosers, propose_append};
+pub(crate) use append::propose_append;
 use overdue::Overdue;
 pub(crate) use service::PartitionService;
 
@@ -97,7 +97,6 @@ pub(crate) struct StreamParts {
     pub(crate) groups: Groups,
     pub(crate) leaders: Leaders,
     pub(crate) channels: Channels,
-    pub(crate) choosers: Choosers,
     /// Bound on the bytes queued and under way.
     pub(crate) queue_bytes: usize,
     /// Bound on the wait for a commit.

@@ -14,19 +14,19 @@ mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
-use magpie_codec::{Message, QoS, TopicFilter};
+use magpie_codec::{Message, QoS};
 use magpie_state::{ClientId, NodeId, PartitionId, Position, StreamId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::Event;
 use crate::groups::{Groups, group_of};
 use crate::leaders::Leaders;
 use crate::rpc::Channels;
-use crate::{Event, ShareMember};
 
 pub(crate) use feed::Feeds;
 pub(crate) use interest::Interest;
-use reader::{Read, Reader};
+pub(crate) use reader::{Entry, Read, Reader};
 use remote::RemoteTail;
 
 /// Pause before a leader is asked again.
@@ -58,7 +58,7 @@ enum Source {
 /// What a tail needs to know of its node.
 pub(crate) struct TailParts {
     pub(crate) partition: PartitionId,
-    /// This node, in this life: whose share members are ours.
+    /// This node, in this life.
     pub(crate) stream: StreamId,
     pub(crate) groups: Groups,
     pub(crate) leaders: Leaders,
@@ -80,6 +80,7 @@ pub struct TailBatch {
 }
 
 /// One message of the log.
+#[derive(Clone)]
 pub struct TailItem {
     /// Where it is in the partition's log.
     pub position: Position,
@@ -93,8 +94,6 @@ pub struct TailItem {
     pub published_ms: u64,
     /// The Application Message.
     pub message: Arc<Message>,
-    /// Members of share groups on this node that were chosen for it, each with the whole filter text.
-    pub shares: Vec<(TopicFilter, ShareMember)>,
 }
 
 impl Tail {
@@ -248,10 +247,9 @@ impl Tail {
         }
     }
 
-    fn take(&mut self, entries: Vec<reader::Entry>, upto: u64) {
-        let ours = self.parts.stream;
+    fn take(&mut self, entries: Vec<Entry>, upto: u64) {
         for entry in entries {
-            let items = decode::items(&entry, ours);
+            let items = decode::items(&entry);
             if !items.is_empty() {
                 self.ready.push_back(TailBatch {
                     partition: self.parts.partition,

@@ -6,8 +6,8 @@ mod node;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use magpie_cluster::{Attach, Direct, DirectOutcome, ShareMember, Submission, Submitted};
-use magpie_codec::{QoS, TopicFilter, TopicName};
+use magpie_cluster::{Attach, Direct, DirectOutcome, Submission, Submitted};
+use magpie_codec::{QoS, TopicName};
 use magpie_state::encode_publish;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -223,53 +223,6 @@ async fn a_link_goes_on_when_the_other_node_has_started_anew() {
             nodes.insert(1, restarted);
         }
     }
-    for node in &nodes {
-        node.cluster.stop().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_share_group_hands_each_message_to_one_member() {
-    let mut nodes = nodes(3, &[]).await;
-    let filter = TopicFilter::from_static("$share/workers/jobs/+");
-    for (number, node) in (0..).zip(&nodes) {
-        let barrier = node.cluster.watch(&filter).await.unwrap();
-        node.cluster
-            .join_share(&filter, ShareMember(number))
-            .await
-            .unwrap();
-        node.cluster.passed(barrier).await.unwrap();
-    }
-    for number in 0..90 {
-        assert_eq!(
-            publish(
-                &nodes[0],
-                &format!("jobs/{}", number % 7),
-                &number.to_string()
-            )
-            .await,
-            committed()
-        );
-    }
-    let mut taken = Vec::new();
-    for (number, node) in (0..).zip(&mut nodes) {
-        let mut mine = 0;
-        for _ in 0..90 {
-            let (payload, shares) = timeout(PATIENCE, node.delivered.recv())
-                .await
-                .unwrap()
-                .unwrap();
-            assert!(shares.iter().all(|member| *member == number));
-            mine += shares.len();
-            taken.extend(shares.iter().map(|_| payload.clone()));
-        }
-        assert!(mine > 10, "node {number} got {mine} of 90");
-    }
-    taken.sort_by_key(|payload| payload.parse::<u32>().unwrap());
-    assert_eq!(
-        taken,
-        (0..90).map(|number| number.to_string()).collect::<Vec<_>>()
-    );
     for node in &nodes {
         node.cluster.stop().await;
     }

@@ -72,6 +72,7 @@ fn inflight(number: u16, position: Position, qos: QoS, stage: Stage) -> Inflight
         position,
         qos,
         stage,
+        share: None,
     }
 }
 
@@ -135,6 +136,7 @@ async fn a_session_survives_its_leader_and_is_handed_over() {
             packet_id: packet_id(3),
             partition: PartitionId(0),
             position: Position::at(12, 0),
+            share: None,
         }],
     };
     let mut records = BytesMut::new();
@@ -273,8 +275,7 @@ async fn while_gone<T>(node: &mut Node, act: impl Future<Output = T>) -> T {
 /// How often each payload arrives until `count` have, and for a while after that.
 async fn arrivals(node: &mut Node, count: usize) -> Vec<String> {
     let mut arrived = delivered(node, count).await;
-    while let Ok(Some((payload, _))) = timeout(Duration::from_secs(3), node.delivered.recv()).await
-    {
+    while let Ok(Some(payload)) = timeout(Duration::from_secs(3), node.delivered.recv()).await {
         arrived.push(payload);
     }
     arrived.sort();

@@ -167,6 +167,16 @@ impl fmt::Display for Position {
     }
 }
 
+/// A share group of a partition, from its first member to its last: where the record stands that founded it. One of the same name that is
+/// founded later is another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShareGroupId(pub Position);
+
+/// A membership of a share group in one partition, of a Session for as long as it is subscribed, or of a connection: where the record
+/// stands that began it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MembershipId(pub Position);
+
 /// The partition that a key (Topic Name or Client Identifier) belongs to, of `partitions` in all.
 ///
 /// The function is part of the stored format: it never changes for a cluster's life. FNV-1a of 64 bits, folded, since keys are short

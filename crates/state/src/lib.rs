@@ -13,12 +13,13 @@ mod record;
 mod wire;
 
 pub use ident::{
-    ClientId, ClusterId, Epoch, Incarnation, NodeId, PartitionId, Position, StreamId, partition_of,
+    ClientId, ClusterId, Epoch, Incarnation, MembershipId, NodeId, PartitionId, Position,
+    ShareGroupId, StreamId, partition_of,
 };
 pub use machine::{Carry, Row, RowValue, StateMachine};
 pub use record::{
     Binding, Cursor, Dedup, Departure, Inflight, Laggard, LostTopic, Publish, PublishHead,
-    RECORDS_PER_BATCH_MAX, Record, SessionProgress, Stage, StoredSubscription, StoredWill,
-    encode_publish, published_ms,
+    RECORDS_PER_BATCH_MAX, Record, SessionProgress, ShareSession, Stage, StoredSubscription,
+    StoredWill, encode_publish, published_ms,
 };
 pub use wire::DecodeError;

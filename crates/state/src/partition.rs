@@ -26,13 +26,13 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 pub use answer::{AppendAnswer, Attached, Outcome, PartitionAnswer, Superseded};
-pub use append::{Append, ShareChoice};
-pub use command::PartitionCommand;
+pub use append::Append;
+pub use command::{Deal, GroupDeals, PartitionCommand};
 pub use limits::PartitionLimits;
 pub use outbox::OutboxBatch;
 pub use retained::Retained;
 pub use sessions::{Loss, TICK_MS_MAX};
-pub use share_groups::ShareMemberId;
+pub use share_groups::{Dealt, ShareGroup, ShareMember, ShareMemberId};
 pub use skipped::Skip;
 pub use stored_session::{SessionSummary, StoredSession};
 pub use streams::ANSWERS_KEPT;
@@ -42,7 +42,8 @@ use crate::wire::read_u8;
 use magpie_codec::{TopicFilter, TopicName};
 
 use crate::{
-    ClientId, DecodeError, Epoch, PartitionId, Position, Row, RowValue, StateMachine, StreamId,
+    ClientId, DecodeError, Epoch, PartitionId, Position, Row, RowValue, ShareGroupId, StateMachine,
+    StreamId,
 };
 
 /// State of one partition, on each of its replicas.
@@ -247,15 +248,45 @@ impl PartitionState {
         self.sessions.inflight_in(partition)
     }
 
-    /// Changes whenever a share group does; 0 until there was one. Different replicas count differently.
+    /// Changes whenever a share group or its members do; 0 until there was one. Different replicas count differently.
     #[must_use]
     pub const fn share_generation(&self) -> u64 {
         self.share_groups.generation()
     }
 
-    /// Share groups with their members, `$share/{name}/{filter}` first.
-    pub fn share_groups(&self) -> impl Iterator<Item = (&TopicFilter, &[ShareMemberId])> {
+    /// The share groups whose filter can match a topic of this partition.
+    pub fn share_groups(&self) -> impl Iterator<Item = &ShareGroup> {
         self.share_groups.iter()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn share_group(&self, group: ShareGroupId) -> Option<&ShareGroup> {
+        self.share_groups.group(group)
+    }
+
+    /// Those with messages that were dealt, and returned.
+    pub fn share_groups_with_returned(&self) -> impl Iterator<Item = &ShareGroup> {
+        self.share_groups.with_returned()
+    }
+
+    /// What was dealt to connections of `stream` by entries above `after`, and is neither done nor returned, in the order of dealing: at
+    /// least `limit` if there are so many, to the end of an entry. With the index of that entry, `after` if there is none; and whether there
+    /// is more.
+    #[must_use]
+    pub fn dealt_to(&self, stream: StreamId, after: u64, limit: usize) -> (Vec<Dealt>, u64, bool) {
+        self.share_groups.dealt_to(stream, after, limit)
+    }
+
+    /// Messages to `topic` above this are needed by a share group, since it has not got so far; `None`: by none.
+    #[must_use]
+    pub fn share_groups_need_above(&self, topic: &TopicName) -> Option<Position> {
+        self.share_groups.needed_above(topic)
+    }
+
+    /// Messages that share groups have dealt, and that are not done. In no order; some may come twice.
+    pub fn share_groups_hold(&self) -> impl Iterator<Item = Position> + '_ {
+        self.share_groups.held()
     }
 }
 
@@ -301,6 +332,14 @@ impl StateMachine for PartitionState {
                 self.tell_lost(told);
             }
             Ok(PartitionCommand::Forget { positions }) => self.kept.forget(&positions, changed),
+            Ok(PartitionCommand::Deal { deals }) => {
+                for group in &deals {
+                    self.share_groups.deal(index, group, changed);
+                }
+            }
+            Ok(PartitionCommand::DropShares { memberships }) => {
+                self.share_groups.drop_waiting(&memberships, changed);
+            }
             Err(error) => {
                 self.skipped.whole(index, changed);
                 return PartitionAnswer::Unreadable(error);

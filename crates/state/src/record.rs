@@ -9,7 +9,7 @@ mod subscription;
 mod will;
 
 use bytes::{Bytes, BytesMut};
-use magpie_codec::{PacketId, TopicFilter};
+use magpie_codec::{PacketId, QoS, TopicFilter};
 
 pub use lost::LostTopic;
 pub(crate) use lost::{put_lost_topics, read_lost_topics};
@@ -19,12 +19,14 @@ pub(crate) use progress::{
 };
 pub use publish::{Dedup, Publish, PublishHead, encode_publish, published_ms};
 pub(crate) use publish::{is_publish, skim, stamp};
+pub use share::ShareSession;
+pub(crate) use share::{put_session, read_membership, read_position, read_session};
 pub use subscription::StoredSubscription;
 pub(crate) use subscription::put_subscription;
 pub use will::StoredWill;
 
 use crate::wire::read_u8;
-use crate::{ClientId, DecodeError, Epoch, PartitionId, Position, StreamId};
+use crate::{ClientId, DecodeError, Epoch, MembershipId, PartitionId, Position, StreamId};
 
 /// The most records in one batch; part of the stored format, since an [`Epoch`] and a [`Position`] hold a record's ordinal in 16 bits.
 pub const RECORDS_PER_BATCH_MAX: u32 = 1 << 16;
@@ -46,7 +48,7 @@ pub enum Departure {
 ///
 /// Those that name a Session's connection by its epoch go to the partition of the client identifier, and are refused there when the
 /// client has a newer attachment: Subscribe, Unsubscribe, Bind and Received in the [`Outcome`](crate::partition::Outcome), which ends the
-/// connection; Detach and Progress silently.
+/// connection; Detach, Progress and Settle silently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// A message of the replicated class, or one to be retained.
@@ -163,19 +165,49 @@ pub enum Record {
         /// By topic.
         topics: Vec<LostTopic>,
     },
-    /// A connection of the sending node takes part in a share group.
+    /// Shared deliveries of QoS 2 that their groups know to be done: the Session forgets their Packet Identifiers. In the partition of the
+    /// client identifier.
+    Settle {
+        /// Whose.
+        client: ClientId,
+        /// Of the connection.
+        epoch: Epoch,
+        /// By partition, membership and position.
+        deliveries: Vec<(PartitionId, MembershipId, Position)>,
+    },
+    /// A connection of the sending node takes part in a share group. In each partition that holds topics which the filter can match.
     JoinShare {
         /// `$share/{name}/{filter}`.
         filter: TopicFilter,
         /// Number of the connection, unique in the node's life.
         member: u64,
+        /// QoS of the subscription. Joining again replaces it.
+        qos: QoS,
+        /// The Session that is the member, if it outlives the connection.
+        session: Option<ShareSession>,
     },
-    /// The reverse.
+    /// The reverse: the subscription has ended.
     LeaveShare {
         /// `$share/{name}/{filter}`.
         filter: TopicFilter,
         /// Number of the connection.
         member: u64,
+        /// As in the join.
+        session: Option<ShareSession>,
+        /// Positions of QoS 2 messages that were never sent: they return to the group, as all of QoS 1 do.
+        unsent: Vec<Position>,
+    },
+    /// A connection has ended: its memberships end with it, or wait with their Sessions.
+    PartShare {
+        /// Number of the connection.
+        member: u64,
+        /// As in [`LeaveShare`](Self::LeaveShare), by membership.
+        unsent: Vec<(MembershipId, Position)>,
+    },
+    /// Messages of share groups that need no more: acknowledged, or discarded.
+    ShareDone {
+        /// By the membership that had them.
+        done: Vec<(MembershipId, Vec<Position>)>,
     },
 }
 
@@ -194,6 +226,9 @@ mod kind {
     pub(super) const RECEIVED: u8 = 11;
     pub(super) const PROGRESS: u8 = 12;
     pub(super) const RELEASE: u8 = 13;
+    pub(super) const SETTLE: u8 = 14;
+    pub(super) const PART_SHARE: u8 = 15;
+    pub(super) const SHARE_DONE: u8 = 16;
     pub(super) const REFUSE: u8 = 17;
     pub(super) const LOST: u8 = 20;
 }
@@ -213,13 +248,11 @@ impl Record {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Publish(publish) => publish.encode(out),
-            Self::JoinShare { filter, member } => {
-                share::encode(kind::JOIN_SHARE, filter, *member, out);
-            }
-            Self::LeaveShare { filter, member } => {
-                share::encode(kind::LEAVE_SHARE, filter, *member, out);
-            }
             Self::Lost { partition, topics } => lost::encode(*partition, topics, out),
+            Self::JoinShare { .. }
+            | Self::LeaveShare { .. }
+            | Self::PartShare { .. }
+            | Self::ShareDone { .. } => share::encode(self, out),
             _ => session::encode(self, out),
         }
     }
@@ -231,11 +264,8 @@ impl Record {
     pub fn decode(buf: &mut Bytes) -> Result<Self, DecodeError> {
         match read_u8(buf, "record kind")? {
             kind::PUBLISH => Publish::decode_body(buf).map(Self::Publish),
-            kind::JOIN_SHARE => {
-                share::decode(buf).map(|(filter, member)| Self::JoinShare { filter, member })
-            }
-            kind::LEAVE_SHARE => {
-                share::decode(buf).map(|(filter, member)| Self::LeaveShare { filter, member })
+            kind @ (kind::JOIN_SHARE | kind::LEAVE_SHARE | kind::PART_SHARE | kind::SHARE_DONE) => {
+                share::decode(kind, buf)
             }
             kind::LOST => {
                 lost::decode(buf).map(|(partition, topics)| Self::Lost { partition, topics })

@@ -81,7 +81,6 @@ impl Phones {
             seq: self.seq,
             has_control: true,
             count,
-            choices: Vec::new(),
             records: bytes.freeze(),
         }));
     }

@@ -178,6 +178,7 @@ impl Details {
             stage: match it.stage {
                 Stage::Published => "published",
                 Stage::Released => "released",
+                Stage::Done => "done",
             },
         });
         Ok(Self {

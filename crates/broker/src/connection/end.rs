@@ -19,6 +19,7 @@ use crate::handle::Handle;
 use crate::mailbox::Post;
 use crate::node::Shared;
 use crate::resume::progress_at_end;
+use crate::shared::SharedMessages;
 use crate::write_buffer::WriteBuffer;
 use crate::{attach, buffers};
 
@@ -37,6 +38,9 @@ impl Driver {
         }
         let place = Self::place(&self.node, &self.handle, None);
         std::mem::take(&mut self.subscribing).close(place);
+        let unsent = |shared: &mut SharedMessages| shared.unsent().collect();
+        let unsent: Vec<_> = self.handle.mailbox.with_shared(unsent).unwrap_or_default();
+        self.node.shares.part(&self.handle, &unsent);
         if let (Some(last), Some(epoch)) = (&last, self.handle.epoch()) {
             self.handle.mailbox.leave(Handover {
                 epoch,
@@ -72,7 +76,13 @@ impl Driver {
             let passed = node.subscribers.positions.all_passed();
             let (posts, lanes) = handle.mailbox.close(&mut self.taken.finished);
             let last = match (self.session.session(), &lanes) {
-                (Some(session), Some(lanes)) => Some(progress_at_end(session, lanes, &passed)),
+                (Some(session), Some(lanes)) => {
+                    let progress = |shared: Option<&SharedMessages>| {
+                        progress_at_end(session, lanes, shared, &passed)
+                    };
+                    let with_shared = handle.mailbox.with_shared(|shared| progress(Some(shared)));
+                    Some(with_shared.unwrap_or_else(|| progress(None)))
+                }
                 _ => None,
             };
             let cursors = last.as_ref().map(|last| last.cursors.clone());
@@ -98,6 +108,7 @@ impl Driver {
             | Post::Settled(_)
             | Post::Retained(_)
             | Post::Read(_)
+            | Post::Fetched(_)
             | Post::Stored { .. }
             | Post::Released { .. } => {}
         }

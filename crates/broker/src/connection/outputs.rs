@@ -8,8 +8,8 @@ use magpie_cluster::Attach;
 use magpie_codec::{Connect, EncodeError, Message, Packet, PublishHeader, ReasonCode};
 use magpie_failpoint::fail_point;
 use magpie_router::CacheLimits;
-use magpie_session::{Answer, Eviction, Note, Outcome, Output, Ticket};
-use magpie_state::{ClientId, Epoch, StoredWill};
+use magpie_session::{Answer, Eviction, Note, Outcome, Output, Ticket, Token};
+use magpie_state::{ClientId, Epoch, ShareSession, StoredWill};
 use tracing::{debug, trace};
 
 use super::{Driver, End};
@@ -22,6 +22,7 @@ use crate::mailbox::Post;
 use crate::publish::{self, Outgoing, Publisher};
 use crate::resume::{Resume, at_least_once, resume};
 use crate::retained;
+use crate::shared::{self, is_shared};
 use crate::subscribe::{self, Next, Place};
 use crate::{attach, clock, task};
 
@@ -80,7 +81,13 @@ impl Driver {
                 packet_id,
                 token,
             } => {
-                if let (Some(durable), false) = (&mut self.durable, token == UNTRACKED) {
+                let shared = is_shared(token);
+                let place = shared.then(|| self.shared_place(token)).flatten();
+                if let (Some(durable), Some(place)) = (&mut self.durable, place) {
+                    durable.keeping.bind_shared(ticket, packet_id, place);
+                } else if let (Some(durable), false) =
+                    (&mut self.durable, token == UNTRACKED || shared)
+                {
                     durable.keeping.bind(ticket, packet_id, token);
                 } else {
                     // In no log, and so not to be had again.
@@ -106,6 +113,8 @@ impl Driver {
             Output::Delivered { token, outcome } => {
                 if retained::is_copy(token) {
                     self.finish_retained();
+                } else if is_shared(token) {
+                    self.finish_shared(token);
                 } else if self.durable.is_some() {
                     self.taken.finished.push(token);
                 }
@@ -247,6 +256,12 @@ impl Driver {
                 self.settle_retained();
             }
             Post::Resumed(resumed) => self.resumed(*resumed),
+            Post::Fetched(fetched) => {
+                if let Some(session) = self.session.session() {
+                    fetched.take(&self.handle, session, &self.node.shares);
+                }
+                self.taken.has_unfetched = true;
+            }
             Post::Read(read) => {
                 if let Some(session) = self.session.session() {
                     self.reading.take(*read, &self.handle, session);
@@ -331,6 +346,11 @@ impl Driver {
         if attached.session.is_none() && !self.handle.is_durable() {
             return None;
         }
+        self.handle.keep_session(ShareSession {
+            client: client.clone(),
+            session: attached.incarnation,
+            epoch: attached.epoch,
+        });
         self.durable = Some(Box::new(Durable::new(
             client.clone(),
             attached.epoch,
@@ -352,7 +372,15 @@ impl Driver {
             reading,
             retained,
             filters,
+            shared,
         } = resumed;
+        if let Some(shared) = shared {
+            let (shares, handle) = (&self.node.shares, &self.handle);
+            shared
+                .unsettled()
+                .for_each(|place| shares.done_bound(handle, place));
+            handle.mailbox.set_shared(shared);
+        }
         self.reading = reading;
         self.retained = retained;
         self.handle.mailbox.set_lanes(lanes);
@@ -421,6 +449,26 @@ impl Driver {
         }
     }
 
+    fn shared_place(&self, token: Token) -> Option<shared::Place> {
+        let mailbox = &self.handle.mailbox;
+        mailbox.with_shared(|shared| shared.place(token)).flatten()
+    }
+
+    /// A message of a share group needs no more: acknowledged, or discarded [MQTT-4.8.2-6].
+    pub(super) fn finish_shared(&self, token: Token) {
+        let is_durable = self.durable.is_some();
+        let finished = self.handle.mailbox.with_shared(|shared| {
+            let place = shared.finish(token, is_durable)?;
+            Some((place, shared.is_known(token)))
+        });
+        let shares = &self.node.shares;
+        match finished.flatten() {
+            Some((place, true)) => shares.done_bound(&self.handle, place),
+            Some((place, false)) => shares.done(place),
+            None => {}
+        }
+    }
+
     /// A retained message is acknowledged.
     fn finish_retained(&mut self) {
         if let Some(retained) = &mut self.retained {
@@ -457,6 +505,7 @@ impl Driver {
         Place {
             cluster: &node.cluster,
             subscribers: &node.subscribers,
+            shares: &node.shares,
             handle,
             durable: durable.map(|durable| (&durable.client, durable.epoch)),
         }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use futures::future;
 use magpie_cluster::{Cluster, Error};
-use magpie_codec::{ReasonCode, TopicFilter};
+use magpie_codec::{QoS, ReasonCode, TopicFilter};
 use tracing::debug;
 
 use crate::handle::Handle;
 use crate::mailbox::Post;
 use crate::positions::Indexes;
+use crate::shares::Shares;
 
 /// Filters of one SUBSCRIBE that are watched at the same time.
 const WATCHES_MAX: usize = 64;
@@ -17,47 +18,52 @@ const WATCHES_MAX: usize = 64;
 /// Log indexes that this node's tails have passed after the watch, or the reason for SUBACK.
 pub(crate) type Watched = Result<Indexes, ReasonCode>;
 
-pub(super) fn leave(cluster: &Cluster, handle: &Handle, filter: &TopicFilter) {
-    if filter.is_shared() {
-        cluster.leave_share(filter, handle.member());
-    }
-    cluster.unwatch(filter);
-}
+/// A filter to be watched, and the QoS of its subscription.
+pub(crate) type Wanted = (TopicFilter, QoS);
 
 pub(super) async fn watch_all(
     cluster: Cluster,
+    shares: Arc<Shares>,
     handle: Arc<Handle>,
-    filters: Vec<TopicFilter>,
+    filters: Vec<Wanted>,
     number: u32,
 ) {
-    let watched = watch_some(&cluster, &handle, &filters).await;
+    let watched = watch_some(&cluster, &shares, &handle, &filters).await;
     if let Err(Post::Watched { watched, .. }) =
         handle.mailbox.post(Post::Watched { number, watched })
     {
-        give_back(&cluster, &handle, &filters, &watched);
+        give_back(&cluster, &shares, &handle, &filters, &watched);
     }
 }
 
 pub(super) async fn watch_some(
     cluster: &Cluster,
-    handle: &Handle,
-    filters: &[TopicFilter],
+    shares: &Shares,
+    handle: &Arc<Handle>,
+    filters: &[Wanted],
 ) -> Vec<Watched> {
     let mut outcomes = Vec::with_capacity(filters.len());
     for some in filters.chunks(WATCHES_MAX) {
-        let watching = some.iter().map(|filter| watch(cluster, handle, filter));
+        let watching = some
+            .iter()
+            .map(|wanted| watch(cluster, shares, handle, wanted));
         let watched = future::join_all(watching).await.into_iter();
         outcomes.extend(watched.map(|it| it.map_err(|error| refusal(&error))));
     }
     outcomes
 }
 
-async fn watch(cluster: &Cluster, handle: &Handle, filter: &TopicFilter) -> Result<Indexes, Error> {
+async fn watch(
+    cluster: &Cluster,
+    shares: &Shares,
+    handle: &Arc<Handle>,
+    (filter, qos): &Wanted,
+) -> Result<Indexes, Error> {
     let barrier = cluster.watch(filter).await?;
     let indexes = barrier.indexes().to_vec();
     let passed = cluster.passed(barrier).await;
     let joined = match passed {
-        Ok(()) if filter.is_shared() => cluster.join_share(filter, handle.member()).await,
+        Ok(()) if filter.is_shared() => shares.join(handle, filter, *qos).await,
         passed => passed,
     };
     joined
@@ -65,18 +71,20 @@ async fn watch(cluster: &Cluster, handle: &Handle, filter: &TopicFilter) -> Resu
         .inspect_err(|_| cluster.unwatch(filter))
 }
 
-/// Gives back what was watched and joined, since the connection is gone.
+/// Gives back what was watched and joined, since the connection is gone. The membership of a session waits for it, if it is subscribed.
 pub(super) fn give_back(
     cluster: &Cluster,
+    shares: &Shares,
     handle: &Handle,
-    filters: &[TopicFilter],
+    filters: &[Wanted],
     watched: &[Watched],
 ) {
-    for (filter, watched) in filters.iter().zip(watched) {
-        match watched {
-            Ok(_) => leave(cluster, handle, filter),
-            Err(_) if filter.is_shared() => cluster.leave_share(filter, handle.member()),
-            Err(_) => {}
+    for ((filter, _), watched) in filters.iter().zip(watched) {
+        if filter.is_shared() {
+            shares.part_late(handle, filter);
+        }
+        if watched.is_ok() {
+            cluster.unwatch(filter);
         }
     }
 }

@@ -10,6 +10,7 @@ mod qos2;
 mod resume;
 mod retained;
 mod session_end;
+mod shares;
 mod slow;
 mod wills;
 

@@ -57,6 +57,9 @@ pub(crate) struct ClusterSettings {
     /// with it (`magpie ctl sessions show`) and in `magpie_session_messages_lost_total`. It is looked at about every ten seconds, and only while
     /// more than that waits in the cluster at all: a session may be over it for a while.
     pub(crate) session_bytes_max: ByteSize,
+    /// Messages that one member of a share group has at once, in one partition, sent or about to be, before others get the next ones. A
+    /// group whose members all have so many falls behind; its messages wait in the log.
+    pub(crate) share_window: usize,
     /// Bytes that one link to another node, or one stream into a partition, may have queued. A full link drops QoS 0, and holds
     /// publishers of QoS 1 and 2 back.
     pub(crate) queue_bytes: ByteSize,
@@ -104,6 +107,7 @@ impl Default for ClusterSettings {
             retained_bytes_max: ByteSize::b(config.retained_bytes_max),
             outbox_bytes_max: ByteSize::b(config.outbox_bytes_max),
             session_bytes_max: ByteSize::b(config.session_bytes_max),
+            share_window: config.share_window,
             queue_bytes: ByteSize::b(config.queue_bytes as u64),
             route_linger: config.route_linger,
         }
@@ -132,6 +136,7 @@ impl ClusterSettings {
         config.retained_bytes_max = self.retained_bytes_max.as_u64();
         config.outbox_bytes_max = self.outbox_bytes_max.as_u64();
         config.session_bytes_max = self.session_bytes_max.as_u64();
+        config.share_window = self.share_window;
         config.queue_bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
         config.route_linger = self.route_linger;
     }

@@ -123,7 +123,10 @@ impl Membership {
         while group.with_state(PartitionState::trimmed) < settled {
             let young = index.oldest_young(settled, MESSAGES_MAX, TOPICS_MAX);
             let young = young.await.ok()?;
-            let needed = asking.ask(partition, &young.topics).await?;
+            let mut needed = asking.ask(partition, &young.topics).await?;
+            if group.with_state(PartitionState::share_generation) > 0 {
+                needed.add_shares(&young.topics, group);
+            }
             let is_needed = |topic, position| needed.is_needed(topic, position);
             for (upto, keep) in in_steps(&young, is_needed) {
                 let copies = !keep.is_empty();
@@ -217,7 +220,10 @@ async fn sweep(
         return Some(());
     };
     let last = last.position;
-    let needed = asking.ask(partition, &kept.topics).await?;
+    let mut needed = asking.ask(partition, &kept.topics).await?;
+    if group.with_state(PartitionState::share_generation) > 0 {
+        needed.add_shares(&kept.topics, group);
+    }
     let kept = kept.messages.into_iter();
     let positions: Vec<Position> = kept
         .filter(|message| !needed.is_needed(message.topic, message.position))

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::Streaming;
 
-use super::chooser::propose_append;
+use super::append::propose_append;
 use super::overdue::Overdue;
 use super::{Done, Item, OnDone, StreamParts};
 use crate::groups::group_of;
@@ -327,32 +327,22 @@ impl Sender {
         match link {
             Link::There { batches, .. } => batches.send(message).await.is_ok(),
             Link::Here { group, answers, .. } => {
-                let chooser = self.parts.choosers.of(self.partition);
                 let (seq, answers) = (message.seq, answers.clone());
-                propose_append(
-                    group,
-                    &chooser,
-                    self.parts.stream,
-                    message,
-                    move |outcome| {
-                        let answer = match outcome {
-                            Ok((_, PartitionAnswer::Append(answer))) => LinkAnswer::Answer(answer),
-                            Ok((_, other)) => {
-                                tracing::error!(
-                                    ?other,
-                                    "an append was answered as another command"
-                                );
-                                LinkAnswer::Broken
-                            }
-                            Err(crate::raft::ProposeError::NotLeader { leader }) => {
-                                LinkAnswer::NotLeader(leader)
-                            }
-                            Err(_) => LinkAnswer::Broken,
-                        };
-                        // There is room for every batch of the window; an answer that nobody waits for is dropped.
-                        let _ = answers.try_send((seq, answer));
-                    },
-                )
+                propose_append(group, self.parts.stream, message, move |outcome| {
+                    let answer = match outcome {
+                        Ok((_, PartitionAnswer::Append(answer))) => LinkAnswer::Answer(answer),
+                        Ok((_, other)) => {
+                            tracing::error!(?other, "an append was answered as another command");
+                            LinkAnswer::Broken
+                        }
+                        Err(crate::raft::ProposeError::NotLeader { leader }) => {
+                            LinkAnswer::NotLeader(leader)
+                        }
+                        Err(_) => LinkAnswer::Broken,
+                    };
+                    // There is room for every batch of the window; an answer that nobody waits for is dropped.
+                    let _ = answers.try_send((seq, answer));
+                })
                 .await;
                 true
             }

@@ -9,13 +9,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::chooser::{Choosers, propose_append};
+use super::append::propose_append;
 use crate::groups::Groups;
 use crate::membership::Membership;
 use crate::proto;
 use crate::raft::ProposeError;
 use crate::retained;
 use crate::rpc::Peer;
+use crate::share;
 use crate::tail::Feeds;
 
 /// Answers on the way back to a sender; more than its window.
@@ -25,7 +26,6 @@ const ANSWERS: usize = 64;
 #[derive(Clone)]
 pub(crate) struct PartitionService {
     pub(crate) groups: Groups,
-    pub(crate) choosers: Choosers,
     pub(crate) feeds: Feeds,
     /// Who may send a partition's outbox.
     pub(crate) membership: Membership,
@@ -38,6 +38,7 @@ type Answers<T> = Pin<Box<dyn FutureStream<Item = Result<T, Status>> + Send>>;
 impl proto::partitions_server::Partitions for PartitionService {
     type AppendStream = Answers<proto::AppendAnswer>;
     type TailStream = Answers<proto::TailChunk>;
+    type DealtStream = Answers<proto::DealtChunk>;
 
     async fn append(
         &self,
@@ -111,11 +112,34 @@ impl proto::partitions_server::Partitions for PartitionService {
             .map(Response::new)
     }
 
+    async fn subscribed(
+        &self,
+        request: Request<proto::SubscribedRequest>,
+    ) -> Result<Response<proto::SubscribedReply>, Status> {
+        share::serve_subscribed(&self.groups, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn dealt(
+        &self,
+        request: Request<proto::DealtRequest>,
+    ) -> Result<Response<Self::DealtStream>, Status> {
+        let reader = sender_of(&request)?;
+        let proto::DealtRequest { partition, after } = request.into_inner();
+        let partition = partition_id(partition)?;
+        let group = self
+            .groups
+            .partition(partition)
+            .ok_or_else(|| not_here(partition))?;
+        let chunks = share::serve_dealt(group, reader, after, self.stop.clone());
+        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+    }
+
     async fn tail(
         &self,
         request: Request<Streaming<proto::TailRequest>>,
     ) -> Result<Response<Self::TailStream>, Status> {
-        let reader = sender_of(&request)?;
         let mut requests = request.into_inner();
         let first = requests
             .message()
@@ -128,7 +152,7 @@ impl proto::partitions_server::Partitions for PartitionService {
             .ok_or_else(|| not_here(partition))?;
         let chunks = self
             .feeds
-            .serve(partition, group, reader, first, requests, self.stop.clone());
+            .serve(partition, group, first, requests, self.stop.clone());
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 }
@@ -163,7 +187,6 @@ impl PartitionService {
             let _ = answers.send(Err(not_here(partition))).await;
             return;
         };
-        let chooser = self.choosers.of(partition);
         loop {
             let batch = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -177,7 +200,7 @@ impl PartitionService {
                 return;
             }
             let (seq, answers) = (batch.seq, answers.clone());
-            propose_append(&group, &chooser, stream, batch, move |outcome| {
+            propose_append(&group, stream, batch, move |outcome| {
                 let answer = match outcome {
                     Ok((_, answer)) => proto::AppendAnswer {
                         seq,

@@ -1,26 +1,18 @@
 //! From a log entry to messages.
 
 use magpie_state::partition::PartitionCommand;
-use magpie_state::{Position, Record, StreamId};
+use magpie_state::{Position, Record};
 
 use super::TailItem;
 use super::reader::{Entry, Refused};
-use crate::ShareMember;
 
-/// The messages of an entry, with the share members of node `ours` that were chosen.
-pub(super) fn items(entry: &Entry, ours: StreamId) -> Vec<TailItem> {
+/// The messages of an entry.
+pub(super) fn items(entry: &Entry) -> Vec<TailItem> {
     let Ok(PartitionCommand::Append(append)) = PartitionCommand::decode(&entry.command) else {
         return Vec::new();
     };
     let mut items = Vec::with_capacity((append.count as usize).min(append.records.len()));
-    let mut choices = append.choices.iter().peekable();
     for (ordinal, record) in (0..).zip(append.records()) {
-        let mut shares = Vec::new();
-        while let Some(choice) = choices.next_if(|choice| choice.ordinal <= ordinal) {
-            if choice.ordinal == ordinal && choice.member.stream == ours {
-                shares.push((choice.filter.clone(), ShareMember(choice.member.member)));
-            }
-        }
         let Record::Publish(publish) = record else {
             continue;
         };
@@ -42,7 +34,6 @@ pub(super) fn items(entry: &Entry, ours: StreamId) -> Vec<TailItem> {
             retain: publish.retain,
             published_ms: publish.published_ms,
             message: publish.message,
-            shares,
         });
     }
     items

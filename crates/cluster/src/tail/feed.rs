@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use magpie_state::PartitionId;
 use magpie_state::partition::{AppendAnswer, PartitionAnswer, PartitionState};
+use magpie_state::{PartitionId, Position};
 
 use super::reader::{Entry, Refused};
+use super::{TailItem, decode};
 use crate::raft::Observer;
 
 /// Bytes of commands that a feed keeps; a reader that is further behind reads the log.
@@ -126,6 +127,31 @@ impl Feed {
             upto: applied.max(last),
             entries,
         }
+    }
+
+    /// Those of the messages at these positions (ascending) that are in memory, in order.
+    pub(crate) fn messages_at(&self, positions: &[Position]) -> Vec<TailItem> {
+        let mut found = Vec::new();
+        let mut rest = positions;
+        while let Some(first) = rest.first() {
+            let here = rest.partition_point(|position| position.index() == first.index());
+            let (wanted, later) = rest.split_at(here);
+            rest = later;
+            let entry = {
+                let ring = self.lock();
+                let at = ring
+                    .entries
+                    .binary_search_by_key(&first.index(), |it| it.index);
+                at.ok().map(|at| ring.entries[at].clone())
+            };
+            let items = entry.map_or_else(Vec::new, |entry| decode::items(&entry));
+            found.extend(
+                items
+                    .into_iter()
+                    .filter(|item| wanted.binary_search(&item.position).is_ok()),
+            );
+        }
+        found
     }
 
     pub(super) fn add_reader(&self, position: u64) -> u64 {

@@ -14,21 +14,21 @@ const READ_BYTES: usize = 1 << 20;
 
 /// A log entry with records.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) index: u64,
+pub(crate) struct Entry {
+    pub(crate) index: u64,
     /// A command of the partition.
-    pub(super) command: Bytes,
-    pub(super) refused: Refused,
+    pub(crate) command: Bytes,
+    pub(crate) refused: Refused,
     /// Of a command that was thinned out: the ordinals that its records had. `None`: it is whole.
-    pub(super) ordinals: Option<Vec<u32>>,
+    pub(crate) ordinals: Option<Vec<u32>>,
 }
 
 /// Ordinals of records to pass over.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refused(pub(super) Vec<u32>);
+pub(crate) struct Refused(pub(crate) Vec<u32>);
 
 /// What a read brought.
-pub(super) enum Read {
+pub(crate) enum Read {
     /// Entries; everything up to `upto` is among them or holds no messages.
     Entries { entries: Vec<Entry>, upto: u64 },
     /// Entries up to this index are not in this replica's log any more, or never were.
@@ -38,7 +38,7 @@ pub(super) enum Read {
 }
 
 /// One reader's place.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     group: RaftGroup<PartitionState>,
     feed: Arc<Feed>,
     applied: watch::Receiver<u64>,
@@ -48,7 +48,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(group: RaftGroup<PartitionState>, feed: Arc<Feed>, position: u64) -> Self {
+    pub(crate) fn new(group: RaftGroup<PartitionState>, feed: Arc<Feed>, position: u64) -> Self {
         let id = feed.add_reader(position);
         Self {
             applied: group.watch_applied(),
@@ -60,12 +60,12 @@ impl Reader {
     }
 
     /// Index up to which everything was read.
-    pub(super) const fn position(&self) -> u64 {
+    pub(crate) const fn position(&self) -> u64 {
         self.position
     }
 
     /// What comes next, waiting for it.
-    pub(super) async fn next(&mut self) -> Read {
+    pub(crate) async fn next(&mut self) -> Read {
         loop {
             let applied = *self.applied.borrow_and_update();
             match self.feed.read(self.position + 1, applied, READ_BYTES) {
@@ -130,7 +130,7 @@ impl Reader {
     }
 
     /// Goes on behind a gap.
-    pub(super) fn pass_over(&mut self, upto: u64) {
+    pub(crate) fn pass_over(&mut self, upto: u64) {
         self.move_to(self.position.max(upto));
     }
 

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use magpie_codec::{TopicFilter, TopicName};
 use magpie_router::FilterMap;
 use magpie_state::partition::{Append, PartitionCommand, PartitionState};
-use magpie_state::{PartitionId, Record, StreamId};
+use magpie_state::{PartitionId, Record};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -24,8 +24,6 @@ type Chunks = mpsc::Sender<Result<proto::TailChunk, Status>>;
 /// One node's tail of one partition, on the serving side.
 struct Served {
     reader: Reader,
-    /// Whose share members are wanted.
-    node: StreamId,
     /// `None`: everything.
     interest: Option<FilterMap<()>>,
     chunks: Chunks,
@@ -37,7 +35,6 @@ impl Feeds {
         &self,
         partition: PartitionId,
         group: RaftGroup<PartitionState>,
-        node: StreamId,
         first: proto::TailRequest,
         requests: Streaming<proto::TailRequest>,
         stop: CancellationToken,
@@ -52,7 +49,6 @@ impl Feeds {
         let interest = (!first.everything).then(FilterMap::new);
         let served = Served {
             reader: Reader::new(group, feed, position),
-            node,
             interest,
             chunks,
         };
@@ -140,7 +136,7 @@ impl Served {
             return None;
         };
         let mut records = BytesMut::new();
-        let (mut kept, mut ordinals, mut choices) = (0, Vec::new(), Vec::new());
+        let (mut kept, mut ordinals) = (0, Vec::new());
         for (ordinal, record) in (0..).zip(append.records()) {
             let Record::Publish(publish) = record else {
                 continue;
@@ -148,20 +144,7 @@ impl Served {
             if entry.refused.0.contains(&ordinal) || publish.retain_only {
                 continue;
             }
-            let chosen = append
-                .choices
-                .iter()
-                .filter(|choice| choice.ordinal == ordinal && choice.member.stream == self.node);
-            let before = choices.len();
-            choices.extend(
-                chosen
-                    .cloned()
-                    .map(|choice| magpie_state::partition::ShareChoice {
-                        ordinal: kept,
-                        ..choice
-                    }),
-            );
-            if choices.len() > before || self.wants(&publish.message.topic) {
+            if self.wants(&publish.message.topic) {
                 publish.encode(&mut records);
                 kept += 1;
                 ordinals.push(ordinal);
@@ -170,7 +153,6 @@ impl Served {
         let thinned = Append {
             count: kept,
             has_control: false,
-            choices,
             records: records.freeze(),
             ..append
         };

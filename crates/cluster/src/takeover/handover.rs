@@ -23,22 +23,24 @@ pub(super) fn merge(session: &mut StoredSession, progress: SessionProgress) {
         let is_known = session
             .inflight
             .iter_mut()
-            .find(|it| (it.partition, it.position) == (bound.partition, bound.position));
+            .find(|it| it.delivery() == bound.delivery());
         match is_known {
-            Some(known) if bound.stage == Stage::Released && known.stage != Stage::Released => {
+            Some(known) if bound.stage == Stage::Released && known.stage == Stage::Published => {
                 known.stage = Stage::Released;
-                released.push((bound.partition, bound.position));
+                released.push(bound.delivery());
             }
             Some(_) => {}
             None => {
-                let is_done = session.cursors.iter().any(|cursor| {
-                    cursor.partition == bound.partition && cursor.is_done(bound.position)
-                });
+                // No cursor tells of what a share group has handed out.
+                let is_done = bound.share.is_none()
+                    && session.cursors.iter().any(|cursor| {
+                        cursor.partition == bound.partition && cursor.is_done(bound.position)
+                    });
                 let is_reused = session
                     .inflight
                     .iter()
-                    .any(|it| it.packet_id == bound.packet_id);
-                if !is_done && !is_reused {
+                    .any(|it| it.packet_id == bound.packet_id && it.stage != Stage::Done);
+                if !is_done && (!is_reused || bound.stage == Stage::Done) {
                     session.inflight.push(bound);
                 }
             }
@@ -46,9 +48,10 @@ pub(super) fn merge(session: &mut StoredSession, progress: SessionProgress) {
     }
     // PUBREL goes out in the order of the PUBRECs [MQTT-4.6.0-4]: those that the previous connection did not know to be stored came last.
     session.inflight.sort_by_key(|it| match it.stage {
-        Stage::Released if !released.contains(&(it.partition, it.position)) => 0,
+        Stage::Released if !released.contains(&it.delivery()) => 0,
         Stage::Released => 1,
         Stage::Published => 2,
+        Stage::Done => 3,
     });
 }
 
@@ -77,6 +80,7 @@ mod tests {
             position: Position::at(index, 0),
             qos: QoS::ExactlyOnce,
             stage,
+            share: None,
         }
     }
 

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use magpie_cluster::{Cluster, Config, Event, Handover, Readiness, Submission, Submitted};
+use magpie_cluster::{
+    Cluster, Config, DealtMessage, Event, Handover, Readiness, Submission, Submitted,
+};
 use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
 use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
 use tokio::sync::{mpsc, oneshot};
@@ -16,8 +18,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Node {
     pub(crate) cluster: Cluster,
     pub(crate) config: Config,
-    /// Payloads from all tails, with the share members chosen here.
-    pub(crate) delivered: mpsc::Receiver<(String, Vec<u64>)>,
+    /// Payloads from all tails.
+    pub(crate) delivered: mpsc::Receiver<String>,
+    /// What share groups dealt to members here.
+    pub(crate) dealt: mpsc::Receiver<(PartitionId, DealtMessage)>,
     pub(crate) direct: mpsc::Receiver<String>,
     pub(crate) superseded: mpsc::Receiver<(ClientId, Epoch, oneshot::Sender<Option<Handover>>)>,
     _dir: tempfile::TempDir,
@@ -137,10 +141,20 @@ async fn run_broker(
             while let Some(batch) = tail.next().await {
                 for item in batch.items {
                     let payload = String::from_utf8(item.message.payload.to_vec()).unwrap();
-                    let shares = item.shares.iter().map(|(_, member)| member.0).collect();
-                    let _ = deliver.send((payload, shares)).await;
+                    let _ = deliver.send(payload).await;
                 }
                 tail.done(batch.index);
+            }
+        });
+    }
+    let (deal, dealt) = mpsc::channel(100_000);
+    for partition in (0..cluster.partitions()).map(PartitionId) {
+        let (mut tail, deal) = (cluster.dealt(partition), deal.clone());
+        tokio::spawn(async move {
+            while let Some(messages) = tail.next().await {
+                for message in messages {
+                    let _ = deal.send((partition, message)).await;
+                }
             }
         });
     }
@@ -170,6 +184,7 @@ async fn run_broker(
     Node {
         cluster,
         delivered,
+        dealt,
         direct,
         superseded,
         _dir: dir,
@@ -236,7 +251,7 @@ pub(crate) fn committed() -> Submitted {
 pub(crate) async fn delivered(node: &mut Node, count: usize) -> Vec<String> {
     let mut payloads = Vec::new();
     while payloads.len() < count {
-        let (payload, _) = timeout(PATIENCE, node.delivered.recv())
+        let payload = timeout(PATIENCE, node.delivered.recv())
             .await
             .expect("delivered in time")
             .unwrap();

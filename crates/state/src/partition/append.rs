@@ -1,18 +1,18 @@
 //! The batch of a stream: the command that carries every message of the replicated class.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use magpie_codec::{QoS, TopicFilter};
+use magpie_codec::QoS;
 
 use super::PartitionState;
 use super::answer::{AppendAnswer, Attached, Outcome};
 use super::received::Taking;
 use super::retained::Retaining;
 use super::sessions::{Ending, Full, NewConnection, Superseded};
-use super::share_groups::ShareMemberId;
+use super::share_groups::{Joining, ShareMemberId};
 use super::streams::Turn;
 
 use crate::record::skim;
-use crate::wire::{put_stream, put_text, read_filter, read_stream, read_u8, read_u32, read_u64};
+use crate::wire::{put_stream, read_stream, read_u8, read_u32, read_u64};
 use crate::{DecodeError, Dedup, Epoch, Position, Publish, Record, StreamId};
 
 /// A batch of records, number `seq` of its stream.
@@ -26,21 +26,8 @@ pub struct Append {
     pub has_control: bool,
     /// How many records there are.
     pub count: u32,
-    /// Share-group members that the partition's leader chose, by record.
-    pub choices: Vec<ShareChoice>,
     /// The records, one after the other.
     pub records: Bytes,
-}
-
-/// One share group's member for one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShareChoice {
-    /// Ordinal (0-based) of the record.
-    pub ordinal: u32,
-    /// `$share/{name}/{filter}`.
-    pub filter: TopicFilter,
-    /// Who gets it.
-    pub member: ShareMemberId,
 }
 
 impl Append {
@@ -77,13 +64,6 @@ impl Append {
         out.put_u64_le(self.seq);
         out.put_u8(u8::from(self.has_control));
         out.put_u32_le(self.count);
-        out.put_u32_le(u32::try_from(self.choices.len()).expect("bounded by the batch"));
-        for choice in &self.choices {
-            out.put_u32_le(choice.ordinal);
-            put_text(out, choice.filter.as_str());
-            put_stream(out, choice.member.stream);
-            out.put_u64_le(choice.member.member);
-        }
         out.put_slice(&self.records);
     }
 
@@ -93,24 +73,11 @@ impl Append {
         let seq = read_u64(buf, "sequence number")?;
         let has_control = read_u8(buf, "batch flags")? != 0;
         let count = read_u32(buf, "record count")?;
-        let choice_count = read_u32(buf, "choices")?;
-        let mut choices = Vec::new();
-        for _ in 0..choice_count {
-            choices.push(ShareChoice {
-                ordinal: read_u32(buf, "choice")?,
-                filter: read_filter(buf, "share group")?,
-                member: ShareMemberId {
-                    stream: read_stream(buf, "share member")?,
-                    member: read_u64(buf, "share member")?,
-                },
-            });
-        }
         Ok(Self {
             stream,
             seq,
             has_control,
             count,
-            choices,
             records: buf.split_off(0),
         })
     }
@@ -251,7 +218,12 @@ impl PartitionState {
                 client,
                 session,
                 packet_id,
-            } => self.received.release(&client, session, packet_id, changed),
+            } => {
+                if packet_id.is_none() {
+                    self.share_groups.end_session(&client, session, changed);
+                }
+                self.received.release(&client, session, packet_id, changed);
+            }
             Record::Lost { partition, topics } => {
                 if stream.is_outbox() {
                     self.sessions.lost_elsewhere(partition, &topics, changed);
@@ -269,13 +241,40 @@ impl PartitionState {
             Record::Unfence { client, epoch } => self.fences.lower(&client, epoch, stream, changed),
             Record::Refuse { stream } if stream.is_outbox() => {}
             Record::Refuse { stream } => self.streams.end(stream, changed),
-            Record::JoinShare { filter, member } => {
-                self.share_groups
-                    .join(&filter, ShareMemberId { stream, member }, changed);
+            Record::Settle {
+                client,
+                epoch,
+                deliveries,
+            } => self.sessions.settle(&client, epoch, &deliveries, changed),
+            Record::JoinShare {
+                filter,
+                member,
+                qos,
+                session,
+            } => {
+                let at = ShareMemberId { stream, member };
+                let joining = Joining { at, qos, session };
+                let place = Position::at(index, ordinal);
+                self.share_groups.join(place, &filter, joining, changed);
             }
-            Record::LeaveShare { filter, member } => {
+            Record::LeaveShare {
+                filter,
+                member,
+                session,
+                unsent,
+            } => {
+                let at = ShareMemberId { stream, member };
                 self.share_groups
-                    .leave(&filter, ShareMemberId { stream, member }, changed);
+                    .leave(&filter, at, session.as_ref(), &unsent, changed);
+            }
+            Record::PartShare { member, unsent } => {
+                let at = ShareMemberId { stream, member };
+                self.share_groups.part(at, &unsent, changed);
+            }
+            Record::ShareDone { done } => {
+                for (membership, positions) in done {
+                    self.share_groups.done(membership, &positions, changed);
+                }
             }
         }
     }

@@ -1,15 +1,19 @@
 //! The commands of a partition and their bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use magpie_codec::QoS;
 
 use super::append::Append;
 use super::limits::PartitionLimits;
 use super::sessions::Loss;
-use crate::record::{put_lost_topics, read_lost_topics};
+use crate::record::{put_lost_topics, read_lost_topics, read_membership, read_position};
 use crate::wire::{
-    put_count, put_stream, read_list, read_stream, read_u8, read_u16, read_u32, read_u64,
+    put_count, put_stream, read_epoch, read_list, read_qos, read_stream, read_u8, read_u16,
+    read_u32, read_u64,
 };
-use crate::{DecodeError, LostTopic, PartitionId, Position, StreamId};
+use crate::{
+    DecodeError, Epoch, LostTopic, MembershipId, PartitionId, Position, ShareGroupId, StreamId,
+};
 
 /// A command of a partition's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +85,40 @@ pub enum PartitionCommand {
         /// Which.
         positions: Vec<Position>,
     },
+    /// Members of share groups get messages that are in the log. What another deal or the members' going has overtaken does not count.
+    Deal {
+        /// By group.
+        deals: Vec<GroupDeals>,
+    },
+    /// Memberships that their Sessions know nothing of, and nobody will end: those that no connection has, and that were joined last under
+    /// that epoch.
+    DropShares {
+        /// Which.
+        memberships: Vec<(MembershipId, Epoch)>,
+    },
+}
+
+/// Messages of one share group that are dealt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupDeals {
+    /// Which group.
+    pub group: ShareGroupId,
+    /// Every message of the group up to here is dealt, with these: those between where it was before and here that are not among them are
+    /// not the group's.
+    pub upto: Position,
+    /// Messages above where the group was, and such as were returned to it.
+    pub deals: Vec<Deal>,
+}
+
+/// A message for a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deal {
+    /// Which message.
+    pub position: Position,
+    /// Who gets it.
+    pub member: MembershipId,
+    /// QoS of its PUBLISH.
+    pub qos: QoS,
 }
 
 const APPEND: u8 = 1;
@@ -94,6 +132,8 @@ const FORGET: u8 = 8;
 const LOSE: u8 = 9;
 const LIMIT: u8 = 20;
 const LOSE_WAITING: u8 = 21;
+const DEAL: u8 = 10;
+const DROP_SHARES: u8 = 11;
 const LOSE_AT: u8 = 22;
 
 impl PartitionCommand {
@@ -160,6 +200,21 @@ impl PartitionCommand {
                 out.put_u8(FORGET);
                 put_positions(&mut out, positions);
             }
+            Self::Deal { deals } => {
+                out.put_u8(DEAL);
+                put_count(&mut out, deals.len());
+                for group in deals {
+                    put_deals(&mut out, group);
+                }
+            }
+            Self::DropShares { memberships } => {
+                out.put_u8(DROP_SHARES);
+                put_count(&mut out, memberships.len());
+                for (membership, epoch) in memberships {
+                    out.put_u64_le(membership.0.0);
+                    out.put_u64_le(epoch.0);
+                }
+            }
         }
         out.freeze()
     }
@@ -211,9 +266,42 @@ impl PartitionCommand {
             FORGET => Self::Forget {
                 positions: read_positions(buf)?,
             },
+            DEAL => Self::Deal {
+                deals: read_list(buf, "deals", read_deals)?,
+            },
+            DROP_SHARES => Self::DropShares {
+                memberships: read_list(buf, "memberships", |buf| {
+                    Ok((read_membership(buf)?, read_epoch(buf)?))
+                })?,
+            },
             _ => return Err(DecodeError::new("command kind", "unknown")),
         })
     }
+}
+
+fn put_deals(out: &mut BytesMut, group: &GroupDeals) {
+    out.put_u64_le(group.group.0.0);
+    out.put_u64_le(group.upto.0);
+    put_count(out, group.deals.len());
+    for deal in &group.deals {
+        out.put_u64_le(deal.position.0);
+        out.put_u64_le(deal.member.0.0);
+        out.put_u8(deal.qos as u8);
+    }
+}
+
+fn read_deals(buf: &mut Bytes) -> Result<GroupDeals, DecodeError> {
+    Ok(GroupDeals {
+        group: ShareGroupId(read_position(buf)?),
+        upto: read_position(buf)?,
+        deals: read_list(buf, "deals", |buf| {
+            Ok(Deal {
+                position: read_position(buf)?,
+                member: read_membership(buf)?,
+                qos: read_qos(buf, "deal")?,
+            })
+        })?,
+    })
 }
 
 fn put_positions(out: &mut BytesMut, positions: &[Position]) {

@@ -12,7 +12,7 @@
 mod cohorts;
 mod cursors;
 mod deliveries;
-mod interest;
+pub(super) mod interest;
 mod lifecycle;
 mod losses;
 mod progress;
@@ -129,7 +129,7 @@ impl Sessions {
         let session = self.table.at(self.table.find(&client.0)?);
         let cursors = self.cursors(session);
         let mut inflight = session.inflight().to_vec();
-        inflight.retain(|it| !cursors::is_done(&cursors, it.partition, it.position));
+        inflight.retain(|it| !cursors::is_over(&cursors, it));
         Some(StoredSession {
             session: session.incarnation,
             attached: session.attached(),
@@ -220,6 +220,8 @@ impl Sessions {
             let floor = self.floor(session, partition);
             let here = session.inflight().iter().filter(|it| {
                 it.partition == partition
+                    // The group keeps what it has handed out.
+                    && it.share.is_none()
                     // After PUBREC the client has the message: only the identifier is needed.
                     && it.stage == Stage::Published
                     && it.position > floor

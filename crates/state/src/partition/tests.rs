@@ -8,6 +8,7 @@ mod limits;
 mod model;
 mod received;
 mod retained;
+mod shares;
 mod streams;
 mod subscriptions;
 mod wills;
@@ -75,7 +76,7 @@ fn message(to: &'static str, id: &'static str, epoch: Epoch) -> Publish {
 }
 
 fn publish(id: &'static str, epoch: Epoch) -> Record {
-    Record::Publish(message("chat/g/42", id, epoch))
+    Record::Publish(message("chat/42", id, epoch))
 }
 
 fn detach(id: &'static str, epoch: Epoch, is_clean: bool) -> Record {
@@ -145,7 +146,6 @@ impl Replica {
             seq,
             has_control: records.iter().any(Record::must_read),
             count: records.len() as u32,
-            choices: Vec::new(),
             records: bytes.freeze(),
         };
         match self.apply(&PartitionCommand::Append(append)) {

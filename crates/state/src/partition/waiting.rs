@@ -19,6 +19,8 @@ pub struct Waiting {
     pub offset: u32,
     /// How long it is.
     pub bytes: u32,
+    /// Of the PUBLISH, 1 or 2.
+    pub qos: QoS,
     /// Its topic; a slice of the command.
     pub topic: TopicName,
 }
@@ -58,10 +60,10 @@ pub fn waiting(command: &Bytes, append: &super::Append, skip: Skip<'_>) -> Vec<W
     let mut rest = append.records.clone();
     for ordinal in 0..append.count {
         let before = rest.len();
-        let Ok(topic) = next_waiting(&mut rest) else {
+        let Ok(next) = next_waiting(&mut rest) else {
             break;
         };
-        let Some(topic) = topic.filter(|_| !skipped.contains(&ordinal)) else {
+        let Some((topic, qos)) = next.filter(|_| !skipped.contains(&ordinal)) else {
             continue;
         };
         let length = |bytes| u32::try_from(bytes).expect("a command is far below 4 GiB");
@@ -70,14 +72,15 @@ pub fn waiting(command: &Bytes, append: &super::Append, skip: Skip<'_>) -> Vec<W
             // The records are the end of the command.
             offset: length(command.len() - before),
             bytes: length(before - rest.len()),
+            qos,
             topic,
         });
     }
     waiting
 }
 
-/// Takes a record off the front of `rest`; its topic, if it is a message that Sessions may wait for.
-fn next_waiting(rest: &mut Bytes) -> Result<Option<TopicName>, DecodeError> {
+/// Takes a record off the front of `rest`; its topic and QoS, if it is a message that Sessions may wait for.
+fn next_waiting(rest: &mut Bytes) -> Result<Option<(TopicName, QoS)>, DecodeError> {
     if let Some(skimmed) = skim(rest) {
         let record = rest.split_to(skimmed.bytes);
         if !skimmed.waits {
@@ -86,14 +89,14 @@ fn next_waiting(rest: &mut Bytes) -> Result<Option<TopicName>, DecodeError> {
         let topic = Text::try_from(record.slice(skimmed.topic)).ok();
         let topic = topic.and_then(|topic| TopicName::try_from(topic).ok());
         return match topic {
-            Some(topic) => Ok(Some(topic)),
+            Some(topic) => Ok(Some((topic, skimmed.qos))),
             None => Err(DecodeError::new("topic name", "not a topic name")),
         };
     }
     match Record::decode(rest)? {
         Record::Publish(publish) => {
             let waits = publish.qos != QoS::AtMostOnce && !publish.retain_only;
-            Ok(waits.then(|| publish.message.topic.clone()))
+            Ok(waits.then(|| (publish.message.topic.clone(), publish.qos)))
         }
         _ => Ok(None),
     }
@@ -197,7 +200,6 @@ mod tests {
             seq: 1,
             has_control: true,
             count: 7,
-            choices: Vec::new(),
             records: bytes.freeze(),
         };
         let command = PartitionCommand::Append(append.clone()).encode();

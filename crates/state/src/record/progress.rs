@@ -3,11 +3,12 @@
 use bytes::{BufMut, Bytes};
 use magpie_codec::{PacketId, QoS};
 
+use super::share::read_membership;
 use crate::wire::{
     put_count, put_place, put_text, read_client, read_epoch, read_list, read_packet_id, read_place,
     read_u8, read_u64,
 };
-use crate::{ClientId, DecodeError, Epoch, PartitionId, Position};
+use crate::{ClientId, DecodeError, Epoch, MembershipId, PartitionId, Position};
 
 /// How far a Session has got in one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,16 @@ pub struct Inflight {
     pub qos: QoS,
     /// How far it is.
     pub stage: Stage,
+    /// The membership by which the Session has it, if it is a share group's: then no cursor tells of it. QoS 2 only.
+    pub share: Option<MembershipId>,
+}
+
+impl Inflight {
+    /// Which delivery it is, of those of its Session.
+    #[must_use]
+    pub const fn delivery(&self) -> (PartitionId, Position, Option<MembershipId>) {
+        (self.partition, self.position, self.share)
+    }
 }
 
 /// Stage of a delivery that is not done.
@@ -59,6 +70,8 @@ pub enum Stage {
     Published,
     /// PUBREC came: the client has the message, and PUBREL is to be sent until PUBCOMP comes.
     Released,
+    /// PUBCOMP came for a message of a share group, and the group may not know yet. Its Packet Identifier is free.
+    Done,
 }
 
 /// Which message a Packet Identifier stands for, in a QoS 2 delivery.
@@ -70,6 +83,8 @@ pub struct Binding {
     pub partition: PartitionId,
     /// Where in that partition's log.
     pub position: Position,
+    /// As in [`Inflight::share`].
+    pub share: Option<MembershipId>,
 }
 
 /// A Session with cursors of its own, because it is behind its node's others.
@@ -129,6 +144,8 @@ pub(crate) fn read_cursors(buf: &mut Bytes) -> Result<Vec<Cursor>, DecodeError> 
 
 /// Of the byte that holds QoS and stage.
 const RELEASED: u8 = 0x80;
+const DONE: u8 = 0x40;
+const SHARED: u8 = 0x20;
 
 pub(crate) fn put_inflight(out: &mut impl BufMut, inflight: &[Inflight]) {
     put_count(out, inflight.len());
@@ -136,17 +153,22 @@ pub(crate) fn put_inflight(out: &mut impl BufMut, inflight: &[Inflight]) {
         let stage = match inflight.stage {
             Stage::Published => 0,
             Stage::Released => RELEASED,
+            Stage::Done => DONE,
         };
-        out.put_u8(inflight.qos as u8 | stage);
+        let shared = if inflight.share.is_some() { SHARED } else { 0 };
+        out.put_u8(inflight.qos as u8 | stage | shared);
         out.put_u16_le(inflight.packet_id.number());
         put_place(out, (inflight.partition, inflight.position));
+        if let Some(share) = inflight.share {
+            out.put_u64_le(share.0.0);
+        }
     }
 }
 
 pub(crate) fn read_inflight(buf: &mut Bytes) -> Result<Vec<Inflight>, DecodeError> {
     read_list(buf, "inflight", |buf| {
         let flags = read_u8(buf, "inflight flags")?;
-        let qos = QoS::from_u8(flags & !RELEASED)
+        let qos = QoS::from_u8(flags & !(RELEASED | DONE | SHARED))
             .ok_or(DecodeError::new("inflight flags", "unknown QoS"))?;
         let packet_id = read_packet_id(buf)?;
         let (partition, position) = read_place(buf)?;
@@ -155,9 +177,14 @@ pub(crate) fn read_inflight(buf: &mut Bytes) -> Result<Vec<Inflight>, DecodeErro
             partition,
             position,
             qos,
-            stage: match flags & RELEASED {
+            stage: match flags & (RELEASED | DONE) {
                 0 => Stage::Published,
-                _ => Stage::Released,
+                RELEASED => Stage::Released,
+                _ => Stage::Done,
+            },
+            share: match flags & SHARED {
+                0 => None,
+                _ => Some(read_membership(buf)?),
             },
         })
     })
@@ -168,6 +195,8 @@ pub(super) fn put_bindings(out: &mut impl BufMut, bindings: &[Binding]) {
     for binding in bindings {
         out.put_u16_le(binding.packet_id.number());
         put_place(out, (binding.partition, binding.position));
+        // No membership begins at the start of the log.
+        out.put_u64_le(binding.share.map_or(0, |share| share.0.0));
     }
 }
 
@@ -175,10 +204,12 @@ pub(super) fn read_bindings(buf: &mut Bytes) -> Result<Vec<Binding>, DecodeError
     read_list(buf, "bindings", |buf| {
         let packet_id = read_packet_id(buf)?;
         let (partition, position) = read_place(buf)?;
+        let share = read_membership(buf)?;
         Ok(Binding {
             packet_id,
             partition,
             position,
+            share: (share.0 > Position::START).then_some(share),
         })
     })
 }

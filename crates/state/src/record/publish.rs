@@ -178,6 +178,7 @@ pub fn encode_publish(head: &PublishHead<'_>, message: &Message, out: &mut Bytes
 pub(crate) struct Skimmed {
     /// Sessions may wait for it: QoS 1 or 2, and not only retained.
     pub(crate) waits: bool,
+    pub(crate) qos: QoS,
     /// Where the topic's text is in the record.
     pub(crate) topic: Range<usize>,
     /// Length of the record.
@@ -203,8 +204,10 @@ pub(crate) fn skim(bytes: &[u8]) -> Option<Skimmed> {
     let payload = bytes.get(topic.end..topic.end + 4)?;
     let payload = u32::from_le_bytes(payload.try_into().ok()?) as usize;
     let end = (topic.end + 4).checked_add(payload)?;
+    let qos = QoS::from_u8(flags & QOS_MASK)?;
     (end <= bytes.len()).then_some(Skimmed {
-        waits: flags & QOS_MASK != QoS::AtMostOnce as u8 && flags & RETAIN_ONLY == 0,
+        waits: qos != QoS::AtMostOnce && flags & RETAIN_ONLY == 0,
+        qos,
         topic,
         bytes: end,
     })

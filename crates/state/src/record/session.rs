@@ -6,10 +6,11 @@ use super::progress::{
     put_bindings, put_inflight, put_laggards, put_places, read_bindings, read_inflight,
     read_laggards, read_places,
 };
+use super::share::read_membership;
 use super::{Record, SessionProgress, StoredSubscription, StoredWill, kind};
 use crate::wire::{
-    put_count, put_stream, put_text, read_client, read_epoch, read_filter, read_list,
-    read_packet_id, read_stream, read_u8, read_u32,
+    put_count, put_place, put_stream, put_text, read_client, read_epoch, read_filter, read_list,
+    read_packet_id, read_place, read_stream, read_u8, read_u32,
 };
 use crate::{ClientId, DecodeError, Departure, Epoch};
 
@@ -116,6 +117,18 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
                 out.put_u16_le(packet_id.number());
             }
         }
+        Record::Settle {
+            client,
+            epoch,
+            deliveries,
+        } => {
+            put_head(kind::SETTLE, client, *epoch, out);
+            put_count(out, deliveries.len());
+            for (partition, membership, position) in deliveries {
+                put_place(out, (*partition, *position));
+                out.put_u64_le(membership.0.0);
+            }
+        }
         Record::Fence {
             client,
             epoch,
@@ -132,9 +145,9 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
         Record::Lost { .. }
         | Record::Publish(_)
         | Record::JoinShare { .. }
-        | Record::LeaveShare { .. } => {
-            unreachable!("encoded elsewhere")
-        }
+        | Record::LeaveShare { .. }
+        | Record::PartShare { .. }
+        | Record::ShareDone { .. } => unreachable!("encoded elsewhere"),
     }
 }
 
@@ -155,6 +168,7 @@ pub(super) fn decode(kind: u8, buf: &mut Bytes) -> Result<Record, DecodeError> {
         | kind::BIND
         | kind::RECEIVED
         | kind::RELEASE
+        | kind::SETTLE
         | kind::FENCE
         | kind::UNFENCE => {
             let (client, epoch) = read_client_epoch(buf)?;
@@ -199,6 +213,14 @@ fn decode_of(
                 0 => None,
                 _ => Some(read_packet_id(buf)?),
             },
+        },
+        kind::SETTLE => Record::Settle {
+            client,
+            epoch,
+            deliveries: read_list(buf, "settled", |buf| {
+                let (partition, position) = read_place(buf)?;
+                Ok((partition, read_membership(buf)?, position))
+            })?,
         },
         kind::FENCE => Record::Fence {
             client,

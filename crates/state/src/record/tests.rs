@@ -89,13 +89,32 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
             },
         },
     });
-    round_trip(&Record::JoinShare {
-        filter: TopicFilter::from_static("$share/g/a/+"),
+    let session = ShareSession {
+        client: client("phone"),
+        session: Epoch(7),
+        epoch: Epoch(9),
+    };
+    for session in [None, Some(session)] {
+        round_trip(&Record::JoinShare {
+            filter: TopicFilter::from_static("$share/g/a/+"),
+            member: 5,
+            qos: QoS::ExactlyOnce,
+            session: session.clone(),
+        });
+        round_trip(&Record::LeaveShare {
+            filter: TopicFilter::from_static("$share/g/a/+"),
+            member: 5,
+            session,
+            unsent: vec![Position::at(3, 4)],
+        });
+    }
+    let membership = MembershipId(Position::at(1, 0));
+    round_trip(&Record::PartShare {
         member: 5,
+        unsent: vec![(membership, Position::at(3, 4))],
     });
-    round_trip(&Record::LeaveShare {
-        filter: TopicFilter::from_static("$share/g/a/+"),
-        member: 5,
+    round_trip(&Record::ShareDone {
+        done: vec![(membership, vec![Position::at(3, 4), Position::at(3, 5)])],
     });
     let will = Will {
         topic: TopicName::from_static("gone/phone"),
@@ -139,12 +158,20 @@ fn records_of_sessions_survive_a_round_trip() {
         position: Position::at(9, 3),
         qos,
         stage,
+        share: None,
+    };
+    let shared = |number, stage| Inflight {
+        share: Some(MembershipId(Position::at(4, 1))),
+        ..inflight(number, QoS::ExactlyOnce, stage)
     };
     let last = SessionProgress {
         cursors: cursors.clone(),
         inflight: vec![
             inflight(65_535, QoS::ExactlyOnce, Stage::Released),
             inflight(1, QoS::AtLeastOnce, Stage::Published),
+            shared(2, Stage::Published),
+            shared(3, Stage::Released),
+            shared(3, Stage::Done),
         ],
     };
     let (phone, epoch) = (client("phone"), Epoch(9));
@@ -189,16 +216,29 @@ fn records_of_sessions_survive_a_round_trip() {
             position: Position::at(4, 5),
             qos: QoS::AtLeastOnce,
             stage: Stage::Published,
+            share: None,
         }],
     });
     round_trip(&Record::Bind {
         client: phone.clone(),
         epoch,
-        bindings: vec![Binding {
-            packet_id: packet_id(5),
-            partition: PartitionId(1),
-            position: Position::at(3, 4),
-        }],
+        bindings: [None, Some(MembershipId(Position::at(1, 0)))]
+            .map(|share| Binding {
+                packet_id: packet_id(5),
+                partition: PartitionId(1),
+                position: Position::at(3, 4),
+                share,
+            })
+            .to_vec(),
+    });
+    round_trip(&Record::Settle {
+        client: phone.clone(),
+        epoch,
+        deliveries: vec![(
+            PartitionId(1),
+            MembershipId(Position::at(1, 0)),
+            Position::at(3, 4),
+        )],
     });
     round_trip(&Record::Received {
         client: phone.clone(),

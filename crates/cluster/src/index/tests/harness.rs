@@ -214,7 +214,6 @@ impl Replicas {
             seq: self.seq,
             has_control: true,
             count: records.len() as u32,
-            choices: Vec::new(),
             records: bytes.freeze(),
         };
         match self.first().propose(&PartitionCommand::Append(append)) {

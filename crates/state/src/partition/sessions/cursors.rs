@@ -1,6 +1,6 @@
 //! Arithmetic of cursors.
 
-use crate::{Cursor, PartitionId, Position};
+use crate::{Cursor, Inflight, PartitionId, Position};
 
 /// The most messages that are done out of order, of one Session in one partition. A node hands out no more above a floor than are in
 /// flight, which is far less; replicas agree on this.
@@ -19,6 +19,11 @@ pub(super) fn cut(cursors: &mut [Cursor]) -> u64 {
 /// Whether a message is done, by a list that is ordered by partition.
 pub(super) fn is_done(cursors: &[Cursor], partition: PartitionId, position: Position) -> bool {
     find(cursors, partition).is_some_and(|cursor| cursor.is_done(position))
+}
+
+/// Whether a delivery is done. No cursor tells of what a share group has handed out.
+pub(super) fn is_over(cursors: &[Cursor], it: &Inflight) -> bool {
+    it.share.is_none() && is_done(cursors, it.partition, it.position)
 }
 
 /// The floor in a partition.

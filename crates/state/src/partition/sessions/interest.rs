@@ -6,14 +6,14 @@ use magpie_codec::{TopicFilter, TopicName};
 use magpie_router::{FilterMap, Subscribers};
 
 #[derive(Debug, Default)]
-pub(super) struct Interest {
+pub(in super::super) struct Interest {
     by_filter: FilterMap<Subscribers<u32, ()>>,
     /// Filters that the index does not take, because they are too deep or too many shapes of them are there: asked one by one.
     beside: BTreeMap<TopicFilter, Vec<u32>>,
 }
 
 impl Interest {
-    pub(super) fn add(&mut self, filter: &TopicFilter, number: u32) {
+    pub(in super::super) fn add(&mut self, filter: &TopicFilter, number: u32) {
         match self.by_filter.get_or_insert_with(filter, Subscribers::new) {
             Ok((_, subscribers)) => {
                 subscribers.insert(number, ());
@@ -27,7 +27,7 @@ impl Interest {
         }
     }
 
-    pub(super) fn remove(&mut self, filter: &TopicFilter, number: u32) {
+    pub(in super::super) fn remove(&mut self, filter: &TopicFilter, number: u32) {
         if let Some(subscribers) = self.by_filter.get_mut(filter) {
             subscribers.remove(number);
             if subscribers.is_empty() {
@@ -44,7 +44,7 @@ impl Interest {
     }
 
     /// Calls `f` with every filter that matches, and each Session that has it.
-    pub(super) fn for_each_match(&self, topic: &TopicName, mut f: impl FnMut(&str, u32)) {
+    pub(in super::super) fn for_each_match(&self, topic: &TopicName, mut f: impl FnMut(&str, u32)) {
         self.by_filter.for_each_match(topic, |id, subscribers| {
             let filter = self.by_filter.filter(id).expect("it just matched");
             for (number, ()) in subscribers.as_slice() {

@@ -159,7 +159,7 @@ impl Session {
     pub(super) fn prune(&mut self) {
         if !self.inflight().is_empty() {
             let mut inflight = self.inflight().to_vec();
-            inflight.retain(|it| !cursors::is_done(&self.cursors, it.partition, it.position));
+            inflight.retain(|it| !cursors::is_over(&self.cursors, it));
             self.set_inflight(inflight);
         }
         let says_something = |cursor: &Cursor| {

@@ -182,7 +182,6 @@ fn progress_of_many_is_one_row() {
         seq: replica.sent[&A1] + 1,
         has_control: true,
         count: 1,
-        choices: Vec::new(),
         records: records.freeze(),
     };
     let command = PartitionCommand::Append(append).encode();

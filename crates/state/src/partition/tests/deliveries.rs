@@ -17,6 +17,7 @@ fn bind(epoch: Epoch, bindings: &[(u16, u64)]) -> Record {
                 packet_id: packet_id(*number),
                 partition: HERE,
                 position: at(*index),
+                share: None,
             })
             .collect(),
     }
@@ -111,6 +112,7 @@ fn an_orderly_end_says_what_is_in_flight_at_both_levels() {
         position: at(index),
         qos,
         stage: Stage::Published,
+        share: None,
     };
     let last = SessionProgress {
         cursors: vec![Cursor {
@@ -148,6 +150,7 @@ fn a_delivery_holds_its_message_when_nothing_is_subscribed_any_more() {
         position: at(11),
         qos: QoS::AtLeastOnce,
         stage: Stage::Published,
+        share: None,
     };
     let unsubscribe = Record::Unsubscribe {
         client: client("phone"),

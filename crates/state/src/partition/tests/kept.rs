@@ -109,7 +109,6 @@ fn records_are_cut_out_of_their_command() {
         seq: 1,
         has_control: true,
         count: 3,
-        choices: Vec::new(),
         records: bytes.freeze(),
     };
     let command = PartitionCommand::Append(append).encode();

@@ -149,7 +149,6 @@ fn many_sessions_end_over_several_ticks_all_in_the_end() {
         seq: 1,
         has_control: true,
         count,
-        choices: Vec::new(),
         records: records.freeze(),
     };
     state.apply(1, &PartitionCommand::Append(append).encode());
@@ -201,6 +200,7 @@ fn a_stored_session_survives_the_way_to_another_node() {
             position: Position::at(10, 0),
             qos: QoS::AtLeastOnce,
             stage: crate::Stage::Published,
+            share: None,
         }],
     };
     let subscribe = subscribe(

@@ -116,6 +116,7 @@ fn what_no_correct_node_writes_does_not_make_a_row_grow() {
         position: Position(1_000_000 + u64::from(number)),
         qos: QoS::ExactlyOnce,
         stage: Stage::Published,
+        share: None,
     });
     let last = SessionProgress {
         cursors: Vec::new(),
@@ -149,6 +150,7 @@ fn what_waits_too_much_is_lost_to_that_session_alone_and_what_is_in_flight_goes_
         packet_id: packet_id(7),
         partition: THERE,
         position: Position::at(12, 0),
+        share: None,
     };
     replica.send(
         A1,

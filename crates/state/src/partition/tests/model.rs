@@ -354,6 +354,7 @@ impl Pair {
                         packet_id: packet_id(number),
                         partition,
                         position,
+                        share: None,
                     }],
                 };
                 if let Some(session) = self.act(CLIENTS[client], is_stale, record)

@@ -79,6 +79,8 @@ fn a_life_declared_ended_writes_nothing_more() {
         &[Record::JoinShare {
             filter: TopicFilter::from_static("$share/g/a"),
             member: 7,
+            qos: QoS::AtLeastOnce,
+            session: None,
         }],
     );
     assert_eq!(replica.state.holders(), HashSet::from([A1]));
@@ -315,35 +317,6 @@ fn a_fence_against_a_life_that_is_over_is_not_kept() {
     );
     replica.apply(&PartitionCommand::EndStream { stream: A2 });
     assert_eq!(replica.state.holders(), HashSet::from([B1]));
-}
-
-#[test]
-fn share_groups_list_their_members() {
-    let mut replica = Replica::default();
-    let filter = TopicFilter::from_static("$share/g/chat/+");
-    let join = |member| Record::JoinShare {
-        filter: filter.clone(),
-        member,
-    };
-    replica.append(B1, 1, &[join(1)]);
-    replica.append(A1, 1, &[join(1), join(2), join(2)]);
-    let members = |replica: &Replica| -> Vec<_> {
-        replica
-            .state
-            .share_groups()
-            .flat_map(|(_, members)| members.iter().map(|m| (m.stream, m.member)))
-            .collect()
-    };
-    assert_eq!(members(&replica), [(A1, 1), (A1, 2), (B1, 1)]);
-    replica.append(
-        A1,
-        2,
-        &[Record::LeaveShare {
-            filter: filter.clone(),
-            member: 1,
-        }],
-    );
-    assert_eq!(members(&replica), [(A1, 2), (B1, 1)]);
 }
 
 #[test]
