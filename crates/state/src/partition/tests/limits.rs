@@ -451,7 +451,6 @@ fn many(count: usize) -> (PartitionState, u64) {
             seq,
             has_control: true,
             count: 1000,
-            choices: Vec::new(),
             records: records.freeze(),
         }));
     }
