@@ -433,7 +433,8 @@ impl Driver {
 
     /// Sends what the packets of this round published, and reports what it counted.
     fn end_burst(&mut self) {
-        if let Some(publisher) = &mut self.publisher
+        if self.submitting.is_none()
+            && let Some(publisher) = &mut self.publisher
             && let Some(submitting) = publisher.end_burst(&self.node.cluster)
         {
             self.submitting = Some(submitting);

@@ -173,6 +173,11 @@ impl Deliverer {
         }
     }
 
+    /// Where this task counts.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Whether [`shrink`](Self::shrink) would give anything back.
     pub(crate) fn has_cache(&self) -> bool {
         !self.cache.is_empty()

@@ -20,6 +20,7 @@ mod lanes;
 mod listener;
 mod mailbox;
 mod metrics;
+mod newest_retained;
 mod node;
 mod positions;
 mod progress;

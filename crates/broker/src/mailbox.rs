@@ -63,6 +63,8 @@ pub(crate) enum Post {
         tickets: Vec<Ticket>,
         submitted: Submitted,
     },
+    /// A submission of what is to be retained of QoS 0 ended, however.
+    Kept,
     /// Messages of the direct class were received by all nodes concerned, or not.
     Forwarded {
         tickets: Vec<Ticket>,

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     pub(crate) dropped_expired: Counter,
     pub(crate) mailbox_overflows: Counter,
     pub(crate) retain_ignored: Counter,
+    pub(crate) retained_replaced: Counter,
     pub(crate) subscriptions: Gauge,
     pub(crate) filters: Gauge,
     pub(crate) mailbox_messages: Gauge,
@@ -66,6 +67,7 @@ impl Metrics {
             dropped_expired: dropped("expired"),
             mailbox_overflows: counter!("magpie_mailbox_overflows_total"),
             retain_ignored: counter!("magpie_retain_ignored_total"),
+            retained_replaced: counter!("magpie_retained_replaced_total"),
             subscriptions: gauge!("magpie_subscriptions"),
             filters: gauge!("magpie_subscribed_filters"),
             mailbox_messages: gauge!("magpie_mailbox_messages"),
@@ -188,6 +190,10 @@ fn describe() {
     describe_counter!(
         "magpie_mailbox_overflows_total",
         "Connections ended because their QoS 1 or 2 messages found the mailbox full."
+    );
+    describe_counter!(
+        "magpie_retained_replaced_total",
+        "Retained messages of QoS 0 that a newer one of their topic and client replaced before they were stored."
     );
     describe_counter!(
         "magpie_retain_ignored_total",

@@ -20,6 +20,7 @@ use crate::clock;
 use crate::deliver::{Deliverer, Published};
 use crate::handle::Handle;
 use crate::mailbox::{Mailbox, Post};
+use crate::newest_retained::{Kept, NewestRetained};
 use crate::subscribers::Found;
 
 /// Records of one submission; a burst with more of them makes several.
@@ -40,6 +41,8 @@ pub(crate) struct Publisher {
     direct: DirectGroup,
     /// QoS 0, which nobody waits for.
     at_most_once: Vec<Direct>,
+    /// What is to be retained of QoS 0.
+    newest: NewestRetained,
     /// Packet ids of QoS 2 messages that the client has not released, of a session that outlives its connection, and where they are.
     unreleased: Vec<(PacketId, PartitionId)>,
     /// Tickets that are answered twice, and of which one success is still to come.
@@ -97,6 +100,7 @@ impl Publisher {
             replicated: Vec::new(),
             direct: DirectGroup::default(),
             at_most_once: Vec::new(),
+            newest: NewestRetained::default(),
             unreleased: Vec::new(),
             twice: Vec::new(),
         }
@@ -132,10 +136,15 @@ impl Publisher {
             return self.publish_replicated(partition, &outgoing, false);
         }
         if outgoing.retain {
-            // What is retained is the partition's. Accepted when it is committed there and received by the other nodes.
+            // What is retained is the partition's.
             let partition = cluster.partition_of(&outgoing.message.topic);
-            self.publish_replicated(partition, &outgoing, true);
-            self.twice.extend(outgoing.ticket);
+            if outgoing.qos == QoS::AtMostOnce {
+                self.keep_newest(partition, &outgoing);
+            } else {
+                // Accepted when it is committed there and received by the other nodes.
+                self.publish_replicated(partition, &outgoing, true);
+                self.twice.extend(outgoing.ticket);
+            }
         }
         self.publish_direct(cluster, outgoing);
     }
@@ -176,6 +185,29 @@ impl Publisher {
         }
     }
 
+    /// Of a message that nobody waits for, the partition gets to know what is to be retained, a moment later.
+    fn keep_newest(&mut self, partition: PartitionId, outgoing: &Outgoing) {
+        let head = PublishHead {
+            client: &self.client,
+            epoch: self.epoch,
+            qos: outgoing.qos,
+            retain: true,
+            retain_only: true,
+            dedup: None,
+            published_ms: self.published_ms,
+        };
+        let mut record = BytesMut::new();
+        encode_publish(&head, &outgoing.message, &mut record);
+        if self.newest.put(&outgoing.message.topic, partition, record) {
+            self.deliverer.metrics().retained_replaced.increment(1);
+        }
+    }
+
+    /// Some of what is to be retained was answered.
+    pub(crate) const fn kept(&mut self) {
+        self.newest.came_back();
+    }
+
     /// `retain_only`: it is not delivered from the log.
     fn publish_replicated(
         &mut self,
@@ -183,6 +215,9 @@ impl Publisher {
         outgoing: &Outgoing,
         retain_only: bool,
     ) {
+        if outgoing.retain {
+            self.newest.forget(&outgoing.message.topic);
+        }
         let dedup = match (self.session, outgoing.packet_id) {
             (Some(session), Some(packet_id)) => Some(Dedup { session, packet_id }),
             _ => None,
@@ -219,29 +254,53 @@ impl Publisher {
     /// Ends a burst: wakes the local receivers and sends what was collected. The future, if any, must be driven to its end before
     /// the next burst begins; dropping it drops what was not queued yet.
     pub(crate) fn end_burst(&mut self, cluster: &Cluster) -> Option<Submitting> {
-        if self.published_ms == 0 {
+        let keeps = self.newest.is_due();
+        if self.published_ms == 0 && !keeps {
             return None;
         }
         self.published_ms = 0;
         self.deliverer.flush();
         self.forward(cluster);
-        if self.replicated.is_empty() {
-            return None;
-        }
-        let submissions: Vec<_> = self
-            .replicated
-            .drain(..)
+        let groups = self.replicated.drain(..);
+        let mut submissions: Vec<_> = groups
             .map(|group| group.into_submission(&self.client, &self.mailbox))
             .collect();
-        let cluster = cluster.clone();
-        Some(Box::pin(async move {
-            for (partition, submission) in submissions {
-                // A stopping node answers nothing; the dropped submission tells its tickets so.
-                if cluster.submit(partition, submission).await.is_err() {
-                    return;
-                }
-            }
-        }))
+        if keeps {
+            self.submit_newest(&mut submissions);
+        }
+        submit_all(cluster, submissions)
+    }
+
+    /// The connection ends: what is still to be retained.
+    pub(crate) fn take_rest(&mut self, cluster: &Cluster) -> Option<Submitting> {
+        let mut submissions = Vec::new();
+        self.submit_newest(&mut submissions);
+        submit_all(cluster, submissions)
+    }
+
+    fn submit_newest(&mut self, submissions: &mut Vec<(PartitionId, Submission)>) {
+        for Kept {
+            partition,
+            records,
+            count,
+        } in self.newest.take()
+        {
+            let append = self.mailbox.begin_append();
+            let mailbox = Arc::clone(&self.mailbox);
+            let done = move |submitted| {
+                // The connection may be gone: then nobody waits.
+                let _ = mailbox.post(Post::Kept);
+                append.answer(submitted);
+            };
+            let submission = Submission {
+                records: records.freeze(),
+                count,
+                must_read: true,
+                client: self.client.clone(),
+                done: Box::new(done),
+            };
+            submissions.push((partition, submission));
+        }
     }
 
     fn forward(&mut self, cluster: &Cluster) {
@@ -258,6 +317,25 @@ impl Publisher {
             cluster.forward(messages, Some(Box::new(done)));
         }
     }
+}
+
+/// Puts submissions into the cluster's queues, one after the other.
+fn submit_all(
+    cluster: &Cluster,
+    submissions: Vec<(PartitionId, Submission)>,
+) -> Option<Submitting> {
+    if submissions.is_empty() {
+        return None;
+    }
+    let cluster = cluster.clone();
+    Some(Box::pin(async move {
+        for (partition, submission) in submissions {
+            // A stopping node answers nothing; the dropped submission tells its tickets so.
+            if cluster.submit(partition, submission).await.is_err() {
+                return;
+            }
+        }
+    }))
 }
 
 impl Group {

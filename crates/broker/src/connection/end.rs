@@ -32,6 +32,9 @@ impl Driver {
         // What is on its way into the cluster's queue and not acknowledged is dropped; the client repeats.
         self.submitting = None;
         self.keeping = None;
+        let cluster = &self.node.cluster;
+        let publisher = self.publisher.as_mut();
+        let rest = publisher.and_then(|publisher| publisher.take_rest(cluster));
         let (posts, last) = self.close_mailbox();
         for post in posts {
             self.undo(post);
@@ -57,7 +60,13 @@ impl Driver {
         } = *self;
         // Its client may be slow to go; a newer connection does not wait for that.
         drop(append);
-        let leaving = leave(&node, &handle, end, last);
+        let leaving = async {
+            if let Some(rest) = rest {
+                // Nobody was told that it is kept: a queue that is full is not waited for longer than a client that is slow.
+                let _ = tokio::time::timeout(node.config.connection.close_timeout, rest).await;
+            }
+            leave(&node, &handle, end, last).await;
+        };
         let says_goodbye = !matches!(cause, CloseCause::ByClient(_) | CloseCause::Lost);
         if says_goodbye {
             let goodbye = say_goodbye(&node, socket, &mut out);
@@ -104,6 +113,7 @@ impl Driver {
                 }
             }
             Post::Published { .. }
+            | Post::Kept
             | Post::Forwarded { .. }
             | Post::Settled(_)
             | Post::Retained(_)

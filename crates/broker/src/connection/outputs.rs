@@ -228,6 +228,11 @@ impl Driver {
                     }
                 }
             }
+            Post::Kept => {
+                if let Some(publisher) = &mut self.publisher {
+                    publisher.kept();
+                }
+            }
             Post::Forwarded { tickets, outcome } => {
                 for ticket in tickets {
                     self.published(ticket, publish::answer_to_forwarded(outcome), now);

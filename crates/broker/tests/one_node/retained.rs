@@ -1,6 +1,8 @@
 //! Retained messages.
 
-use magpie_codec::{MessageProperties, Publish, QoS, RetainHandling, SubscriptionOptions};
+use magpie_codec::{
+    MessageProperties, Publish, QoS, ReasonCode, RetainHandling, SubscriptionOptions,
+};
 
 use crate::client::{Greeting, TestClient, message, text};
 use crate::node::TestNode;
@@ -311,10 +313,8 @@ async fn they_come_again_if_the_session_did_not_acknowledge_them() {
             match phone.receive().await {
                 magpie_codec::Packet::Publish(publish) => {
                     came += 1;
-                    let ack = magpie_codec::Ack::new(
-                        publish.packet_id.unwrap(),
-                        magpie_codec::ReasonCode::Success,
-                    );
+                    let ack =
+                        magpie_codec::Ack::new(publish.packet_id.unwrap(), ReasonCode::Success);
                     let answer = match qos {
                         QOS1 => magpie_codec::Packet::PubAck(ack),
                         _ => magpie_codec::Packet::PubRec(ack),
@@ -344,4 +344,34 @@ async fn they_come_again_if_the_session_did_not_acknowledge_them() {
             .hears_nothing()
             .await;
     }
+}
+
+/// Of a flood at QoS 0, the newest of each topic is what is kept, at the cost of a few records; and nothing of it overtakes what the client
+/// publishes later.
+#[tokio::test]
+async fn a_flood_costs_a_few_records_and_its_last_message_is_kept() {
+    const MESSAGES: usize = 4000;
+    let node = TestNode::start().await;
+    let written = || node.cluster.status().log.written_bytes;
+    let before = written();
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let payload = "x".repeat(500);
+    for number in 1..=MESSAGES {
+        for topic in ["flood/a", "flood/b"] {
+            let publish = retained(topic, QOS0, &format!("{number} {payload}"));
+            writer.put(publish).await;
+        }
+    }
+    writer.put(retained("flood/b", QOS1, "after it")).await;
+    writer.disconnect(ReasonCode::Success, None).await;
+    node.gone("writer").await;
+    let mut reader = TestClient::connect(node.address, "reader").await;
+    reader.subscribe("flood/#", QOS1).await;
+    let mut kept = [text(&reader.next().await), text(&reader.next().await)];
+    kept.sort();
+    assert_eq!(kept[0], format!("{MESSAGES} {payload}"));
+    assert_eq!(kept[1], "after it");
+    let bytes = written() - before;
+    let sent = (2 * MESSAGES * payload.len()) as u64;
+    assert!(bytes < sent / 2, "{bytes} bytes of log for {sent} bytes");
 }
