@@ -142,12 +142,13 @@ impl Lanes {
         if position <= lane.handed {
             return Offered::Known;
         }
+        let is_barred = lane.is_barred(ahead_max);
         match &mut lane.source {
             Source::Behind { missed } | Source::Resuming { missed, .. } => {
                 *missed = position.max(*missed);
                 Offered::Deferred
             }
-            Source::Live if has_room && lane.pending.len() < ahead_max => {
+            Source::Live if has_room && !is_barred => {
                 lane.handed = position;
                 if lane.hold(position) {
                     Offered::Taken
@@ -215,6 +216,7 @@ impl Lanes {
             && lane.source != Source::Live
         {
             lane.handed = lane.handed.max(upto);
+            lane.trim();
             if let Source::Resuming { is_read, .. } = &mut lane.source {
                 *is_read = is_end;
             }
@@ -228,7 +230,7 @@ impl Lanes {
     pub(crate) fn finish(&mut self, partition: PartitionId, position: Position) -> bool {
         let ahead_max = self.ahead_max;
         self.lane_mut(partition).is_some_and(|lane| {
-            let was_ahead = lane.pending.len() >= ahead_max;
+            let was_ahead = lane.is_barred(ahead_max);
             if let Ok(at) = lane.pending.binary_search_by_key(&position, |(it, _)| *it) {
                 lane.pending[at].1 = true;
             }
@@ -340,8 +342,16 @@ impl Lane {
         }
     }
 
+    /// Whether so much is held behind a message that the client has and keeps open that it gets no more. What is done and not read again yet,
+    /// as after a reconnect, bars nothing: it goes when it is read.
+    fn is_barred(&self, ahead_max: usize) -> bool {
+        let first = self.pending.front();
+        let holds_open = first.is_some_and(|(at, is_done)| !is_done && *at <= self.handed);
+        holds_open && self.pending.len() >= ahead_max
+    }
+
     fn must_read(&self, ahead_max: usize) -> bool {
-        if self.pending.len() >= ahead_max {
+        if self.is_barred(ahead_max) {
             return false;
         }
         match self.source {
@@ -367,6 +377,13 @@ impl Lane {
         {
             self.pending.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+impl Lanes {
+    fn pending_count(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.pending.len()).sum()
     }
 }
 

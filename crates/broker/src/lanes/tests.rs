@@ -68,6 +68,44 @@ fn who_does_not_acknowledge_one_message_gets_no_more_than_so_many_behind_it() {
     assert_eq!(lanes.offer(P, at(15), true), Offered::Taken);
 }
 
+/// A client left with one message open and as many done behind it as it may have: it goes on when it acknowledges, whenever that is.
+#[test]
+fn who_comes_back_with_one_open_message_goes_on_when_it_is_acknowledged() {
+    let cursor = Cursor {
+        partition: P,
+        floor: at(10),
+        done: [12, 13].map(at).into(),
+    };
+    let resumed = |inflight: &[u64]| {
+        let inflight = inflight.iter().map(|it| (P, at(*it))).collect();
+        let mut lanes = Lanes::resume(std::slice::from_ref(&cursor), &[], inflight, 3);
+        lanes.activate(&[(P, at(20))]);
+        lanes
+    };
+    let read = |lanes: &mut Lanes, positions: std::ops::Range<u64>| {
+        let taken = positions.filter(|position| lanes.take_read(P, at(*position)));
+        taken.collect::<Vec<_>>()
+    };
+
+    let mut lanes = resumed(&[11]);
+    assert!(lanes.must_read(), "it is not known what is behind");
+    assert!(read(&mut lanes, 11..12).is_empty());
+    lanes.read_upto(P, at(11), false);
+    assert!(!lanes.must_read(), "it holds one open, and has all it may");
+    assert!(lanes.finish(P, at(11)));
+    assert_eq!(read(&mut lanes, 12..16), [14, 15]);
+    lanes.read_upto(P, at(15), false);
+    assert_eq!(lanes.pending_count(), 2, "what is done is forgotten");
+
+    // Its node died: the client has it, and nobody knows.
+    let mut lanes = resumed(&[]);
+    assert_eq!(read(&mut lanes, 11..13), [11]);
+    lanes.read_upto(P, at(12), false);
+    assert!(!lanes.must_read());
+    assert!(lanes.finish(P, at(11)));
+    assert_eq!(read(&mut lanes, 12..15), [14]);
+}
+
 /// A read may be ahead of the tail.
 #[test]
 fn a_read_that_comes_after_the_lane_is_live_passes_over_nothing() {
