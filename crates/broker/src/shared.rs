@@ -42,6 +42,8 @@ struct Slot {
     membership: MembershipId,
     /// `None` until it is told, for one of an earlier connection.
     filter: Option<TopicFilter>,
+    /// Its subscription has ended: what is still dealt to it goes back to the group when that knows. A new subscription is a new membership.
+    has_left: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,9 @@ impl SharedMessages {
     pub(crate) fn offer(&mut self, partition: PartitionId, dealt: &Dealt) -> Option<Token> {
         let place = (partition, dealt.membership, dealt.position);
         let token = self.token(place, Some(&dealt.filter))?;
+        if self.slots[slot_of(token)].has_left {
+            return None;
+        }
         let known = Known {
             qos: dealt.qos,
             stage: Stage::Queued,
@@ -218,6 +223,9 @@ impl SharedMessages {
 
     /// A subscription has ended: what waits for it is given back.
     pub(crate) fn leave(&mut self, filter: &TopicFilter) -> Vec<Place> {
+        for slot in &mut self.slots {
+            slot.has_left |= slot.filter.as_ref() == Some(filter);
+        }
         let slots = &self.slots;
         let is_of = |token: &Token| slots[slot_of(*token)].filter.as_ref() == Some(filter);
         let waits = |known: &Known| known.stage == Stage::Waiting;
@@ -252,6 +260,7 @@ impl SharedMessages {
                     partition,
                     membership,
                     filter: None,
+                    has_left: false,
                 });
                 token_of(self.slots.len() - 1, position)
             }
@@ -350,5 +359,12 @@ mod tests {
         assert_eq!(shared.leave(&wanted[0].filter), [place(1, 13)]);
         assert!(shared.next_to_fetch(2, |_| true).is_none());
         assert!(!shared.has_waiting());
+        let late = dealt(1, 14, QoS::AtLeastOnce);
+        assert_eq!(shared.offer(HERE, &late), None, "it has left");
+        assert!(
+            shared
+                .offer(HERE, &dealt(2, 14, QoS::AtLeastOnce))
+                .is_some()
+        );
     }
 }

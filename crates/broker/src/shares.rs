@@ -28,6 +28,10 @@ const COLLECTED_FOR: Duration = Duration::from_millis(3);
 /// Pause before a settlement that was not taken is sent again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// Places (16 bytes each) in one submission of a report, and what a record counts beside its own.
+const PART_PLACES_MAX: usize = 16_384;
+const RECORD_PLACES: usize = 8;
+
 /// The node's part in the share groups.
 pub(crate) struct Shares {
     cluster: Cluster,
@@ -41,6 +45,8 @@ struct Member {
     handle: Arc<Handle>,
     /// Where it may have joined.
     partitions: BTreeSet<PartitionId>,
+    /// Filters that it has left and not joined again.
+    left: BTreeSet<TopicFilter>,
 }
 
 /// What is to be told to one partition.
@@ -48,6 +54,8 @@ struct Member {
 struct Report {
     inner: Mutex<Unsent>,
     wake: Notify,
+    /// How many records were ever queued of which all are committed.
+    committed: watch::Sender<u64>,
     /// Connections of this node that may have joined there.
     members: watch::Sender<usize>,
 }
@@ -59,6 +67,8 @@ struct Unsent {
     bound: Vec<(Arc<Handle>, Place)>,
     /// Behind what is done.
     records: Vec<Record>,
+    /// How many were ever queued.
+    queued: u64,
 }
 
 impl fmt::Debug for Shares {
@@ -77,6 +87,7 @@ impl Shares {
         let report = |_| Report {
             inner: Mutex::default(),
             wake: Notify::new(),
+            committed: watch::Sender::new(0),
             members: watch::Sender::new(0),
         };
         let shares = Arc::new(Self {
@@ -99,16 +110,28 @@ impl Shares {
         filter: &TopicFilter,
         qos: QoS,
     ) -> Result<(), Error> {
-        {
+        let has_left = {
             let mut members = self.members();
             let member = members.entry(handle.number).or_insert_with(|| Member {
                 handle: Arc::clone(handle),
                 partitions: BTreeSet::new(),
+                left: BTreeSet::new(),
             });
             for partition in self.cluster.partitions_of(filter) {
                 if member.partitions.insert(partition) {
                     self.of(partition).members.send_modify(|count| *count += 1);
                 }
+            }
+            member.left.remove(filter)
+        };
+        if has_left {
+            // The other way round, the leaving would end what begins here.
+            for partition in self.cluster.partitions_of(filter) {
+                let report = self.of(partition);
+                let queued = report.lock().queued;
+                let mut committed = report.committed.subscribe();
+                // The sender is in `self`.
+                let _ = committed.wait_for(|committed| *committed >= queued).await;
             }
         }
         let session = handle.share_session().cloned();
@@ -119,6 +142,9 @@ impl Shares {
 
     /// A subscription has ended, or did not come about.
     pub(crate) fn leave(&self, handle: &Handle, filter: &TopicFilter) {
+        if let Some(member) = self.members().get_mut(&handle.number) {
+            member.left.insert(filter.compact());
+        }
         let unsent = handle.mailbox.with_shared(|shared| shared.leave(filter));
         let unsent = unsent.unwrap_or_default();
         for partition in self.cluster.partitions_of(filter) {
@@ -252,26 +278,27 @@ impl Shares {
         loop {
             report.wake.notified().await;
             tokio::time::sleep(COLLECTED_FOR).await;
-            let Unsent {
-                done,
-                bound,
-                mut records,
-            } = mem::take(&mut *report.lock());
-            if !done.is_empty() {
-                let done = done.into_iter().collect();
-                records.insert(0, Record::ShareDone { done });
+            let (done, bound, records, queued) = {
+                let mut unsent = report.lock();
+                let Unsent {
+                    done,
+                    bound,
+                    records,
+                    queued,
+                } = &mut *unsent;
+                (
+                    mem::take(done),
+                    mem::take(bound),
+                    mem::take(records),
+                    *queued,
+                )
+            };
+            for part in in_parts(done, records) {
+                if self.cluster.commit_shares(partition, &part).await.is_err() {
+                    return;
+                }
             }
-            if records.is_empty() {
-                continue;
-            }
-            if self
-                .cluster
-                .commit_shares(partition, &records)
-                .await
-                .is_err()
-            {
-                return;
-            }
+            report.committed.send_replace(queued);
             if !bound.is_empty() {
                 task::spawn(settle_all(self.cluster.clone(), bound));
             }
@@ -281,13 +308,52 @@ impl Shares {
 
 impl Report {
     fn push(&self, record: Record) {
-        self.lock().records.push(record);
+        let mut unsent = self.lock();
+        unsent.records.push(record);
+        unsent.queued += 1;
+        drop(unsent);
         self.wake.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Unsent> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Cuts a report into submissions that a partition takes, however long it had no leader.
+fn in_parts(
+    done: HashMap<MembershipId, Vec<Position>, foldhash::fast::RandomState>,
+    records: Vec<Record>,
+) -> Vec<Vec<Record>> {
+    let done = done.into_iter().flat_map(|(membership, positions)| {
+        let some = |positions: &[Position]| Record::ShareDone {
+            done: vec![(membership, positions.to_vec())],
+        };
+        positions
+            .chunks(PART_PLACES_MAX)
+            .map(some)
+            .collect::<Vec<_>>()
+    });
+    let mut parts: Vec<Vec<Record>> = Vec::new();
+    let mut room = 0;
+    for record in done.chain(records) {
+        let places = match &record {
+            Record::ShareDone { done } => done.iter().map(|(_, positions)| positions.len()).sum(),
+            Record::LeaveShare { filter, unsent, .. } => unsent.len() + filter.as_str().len() / 16,
+            Record::PartShare { unsent, .. } => unsent.len(),
+            _ => 0,
+        };
+        let weight = places + RECORD_PLACES;
+        match parts.last_mut() {
+            Some(part) if weight <= room => part.push(record),
+            _ => {
+                parts.push(vec![record]);
+                room = PART_PLACES_MAX;
+            }
+        }
+        room = room.saturating_sub(weight);
+    }
+    parts
 }
 
 /// The groups know that these are done: now their packet ids can be forgotten. In this order, so that nobody who goes on with a session
@@ -323,5 +389,38 @@ async fn settle(cluster: &Cluster, client: &ClientId, epoch: Epoch, deliveries: 
             Err(error) => debug!(%client, %error, "shared deliveries not settled now"),
         }
         tokio::time::sleep(RETRY_AFTER).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_report_goes_in_parts_and_in_order() {
+        let membership = |number| MembershipId(Position(number));
+        let positions: Vec<_> = (0..40_000).map(Position).collect();
+        let done = HashMap::from_iter([(membership(1), positions.clone())]);
+        let part = |member| Record::PartShare {
+            member,
+            unsent: vec![(membership(2), Position(9)); 5000],
+        };
+        let parts = in_parts(done, (0..10).map(part).collect());
+        assert!(parts.len() > 4);
+        let (mut told, mut parted) = (Vec::new(), Vec::new());
+        for record in parts.iter().flatten() {
+            match record {
+                Record::ShareDone { done } => {
+                    assert!(parted.is_empty(), "what is done comes first");
+                    told.extend(done.iter().flat_map(|(_, positions)| positions.clone()));
+                }
+                Record::PartShare { member, .. } => parted.push(*member),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(told, positions);
+        assert_eq!(parted, (0..10).collect::<Vec<_>>());
+        assert!(parts.iter().all(|part| part.len() <= 4));
+        assert!(in_parts(HashMap::default(), Vec::new()).is_empty());
     }
 }

@@ -269,7 +269,7 @@ impl Subscribing {
                 };
                 if !is_kept {
                     for filter in &new {
-                        place.remove(filter, reading);
+                        place.remove(filter, false, reading);
                     }
                     let refused = ReasonCode::UnspecifiedError;
                     reasons
@@ -291,7 +291,7 @@ impl Subscribing {
                 let reasons = if is_kept {
                     filters
                         .iter()
-                        .map(|filter| place.remove(filter, reading))
+                        .map(|filter| place.remove(filter, self.rejoins(filter), reading))
                         .collect()
                 } else {
                     vec![ReasonCode::UnspecifiedError; filters.len()]
@@ -301,6 +301,17 @@ impl Subscribing {
             }
             Pending::Note => Next::Noted,
         })
+    }
+
+    /// Whether a SUBSCRIBE that waits is for this filter of a share group. It has joined already, or does: to leave now would end that.
+    fn rejoins(&self, filter: &TopicFilter) -> bool {
+        let is_for = |pending: &Pending| match pending {
+            Pending::Subscribe { subscriptions, .. } => {
+                subscriptions.iter().any(|it| it.filter == *filter)
+            }
+            _ => false,
+        };
+        filter.is_shared() && self.pending.iter().any(is_for)
     }
 
     /// The connection is closed: gives back what was watched for SUBSCRIBEs that did not take effect.
@@ -469,13 +480,18 @@ impl Place<'_> {
         task::spawn(settle(cluster, handle, commit, retained));
     }
 
-    fn remove(self, filter: &TopicFilter, reading: &mut Reading) -> ReasonCode {
+    /// `rejoins`: a later SUBSCRIBE has joined the share group by now.
+    fn remove(self, filter: &TopicFilter, rejoins: bool, reading: &mut Reading) -> ReasonCode {
         reading.forget_since(filter);
         reading.subscriptions_changed();
         if !self.subscribers.remove(self.handle, filter) {
             return ReasonCode::NoSubscriptionExisted;
         }
-        self.leave(filter);
+        if rejoins {
+            self.cluster.unwatch(filter);
+        } else {
+            self.leave(filter);
+        }
         ReasonCode::Success
     }
 

@@ -52,6 +52,18 @@ impl TopicFilter {
         &self.as_str()[usize::from(self.filter_start)..]
     }
 
+    /// The filter without `$share/{name}/`, as a filter of its own that is not shared: also if it begins with `$share/` itself, which is then a
+    /// level like any other.
+    #[must_use]
+    pub fn unshared(&self) -> Self {
+        let start = usize::from(self.filter_start);
+        Self {
+            whole: self.whole.slice_from(start),
+            filter_start: 0,
+            exact: self.exact,
+        }
+    }
+
     /// Whether this is a shared subscription.
     pub const fn is_shared(&self) -> bool {
         self.filter_start > 0

@@ -36,14 +36,15 @@ impl Driver {
         let publisher = self.publisher.as_mut();
         let rest = publisher.and_then(|publisher| publisher.take_rest(cluster));
         let (posts, last) = self.close_mailbox();
+        // Before anything is given back that could part with the groups, too, and know less.
+        let unsent = |shared: &mut SharedMessages| shared.unsent().collect();
+        let unsent: Vec<_> = self.handle.mailbox.with_shared(unsent).unwrap_or_default();
+        self.node.shares.part(&self.handle, &unsent);
         for post in posts {
             self.undo(post);
         }
         let place = Self::place(&self.node, &self.handle, None);
         std::mem::take(&mut self.subscribing).close(place);
-        let unsent = |shared: &mut SharedMessages| shared.unsent().collect();
-        let unsent: Vec<_> = self.handle.mailbox.with_shared(unsent).unwrap_or_default();
-        self.node.shares.part(&self.handle, &unsent);
         if let (Some(last), Some(epoch)) = (&last, self.handle.epoch()) {
             self.handle.mailbox.leave(Handover {
                 epoch,

@@ -356,6 +356,33 @@ impl TestClient {
         }
     }
 
+    /// UNSUBSCRIBE and SUBSCRIBE, without waiting for the first answer.
+    pub(crate) async fn subscribe_anew(&mut self, filter: &str, qos: QoS) {
+        let filter = TopicFilter::try_from(filter.to_owned()).unwrap();
+        let options = SubscriptionOptions {
+            qos,
+            ..SubscriptionOptions::default()
+        };
+        let unsubscribe = Unsubscribe {
+            packet_id: self.packet_id(),
+            user_properties: Vec::new(),
+            filters: vec![filter.clone()],
+        };
+        let subscribe = Subscribe {
+            packet_id: self.packet_id(),
+            subscription_id: None,
+            user_properties: Vec::new(),
+            filters: vec![(filter, options)],
+        };
+        self.send(&Packet::Unsubscribe(unsubscribe)).await;
+        self.send(&Packet::Subscribe(subscribe)).await;
+        let answers = [self.receive_answer().await, self.receive_answer().await];
+        assert!(
+            matches!(&answers, [Packet::UnsubAck(_), Packet::SubAck(suback)] if suback.reasons == [ReasonCode::granted(qos)]),
+            "{answers:?}"
+        );
+    }
+
     pub(crate) async fn disconnect(mut self, reason: ReasonCode, expiry_s: Option<u32>) {
         let properties = expiry_s.map(|_| {
             Box::new(DisconnectProperties {

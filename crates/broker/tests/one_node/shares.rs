@@ -231,3 +231,38 @@ async fn a_member_that_unsubscribes_leaves_the_rest_to_others() {
     assert_eq!(numbers(all), (20..25).collect::<Vec<_>>());
     drop(first);
 }
+
+/// What was left does not end what is joined afterwards.
+#[tokio::test]
+async fn who_unsubscribes_and_subscribes_again_is_a_member() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let mut worker = TestClient::begin(node.address, "worker").await;
+    worker.subscribe(JOBS, QOS1).await;
+    for round in 0..20 {
+        if round % 2 == 0 {
+            worker.unsubscribe(JOBS).await;
+            worker.subscribe(JOBS, QOS1).await;
+        } else {
+            worker.subscribe_anew(JOBS, QOS1).await;
+        }
+        publish_to_many(&mut writer, QOS1, 0..5).await;
+        let all = worker.next_payloads(5).await;
+        assert_eq!(numbers(all), (0..5).collect::<Vec<_>>(), "round {round}");
+    }
+}
+
+/// The rest is a filter like any other, even if it reads like a share name.
+#[tokio::test]
+async fn a_share_name_behind_a_share_name_is_none() {
+    let node = TestNode::start().await;
+    let mut writer = TestClient::connect(node.address, "writer").await;
+    let mut worker = TestClient::begin(node.address, "worker").await;
+    for filter in ["$share/g/$share/h/x", "$share/g/$share/h/#"] {
+        worker.subscribe(filter, QOS1).await;
+    }
+    writer.publish("x", QOS1, "not theirs").await;
+    worker.hears_nothing().await;
+    writer.publish("$share/h/x", QOS1, "theirs").await;
+    assert_eq!(worker.next_payloads(2).await, ["theirs", "theirs"]);
+}

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use magpie_codec::{QoS, TopicFilter};
+use magpie_codec::QoS;
 use magpie_state::partition::{
     GroupDeals, PartitionCommand, PartitionState, ShareGroup, Skip, waiting,
 };
@@ -113,12 +113,12 @@ impl Dealer {
             if self.groups.is_empty() || self.read().await.is_none() {
                 break;
             }
+            self.tell();
+            self.sweep.look(&self.parts, self.partition, &self.group);
             let mut tables = self.look();
             self.fetch(&tables).await;
             let deals = self.deal(&mut tables);
             if deals.is_empty() {
-                self.tell();
-                self.sweep.look(&self.parts, self.partition, &self.group);
                 tokio::select! {
                     _ = applied.changed() => {}
                     _ = leadership.changed() => {}
@@ -157,8 +157,7 @@ impl Dealer {
         self.topics = Topics::default();
         let mut before = std::mem::take(&mut self.groups);
         for (id, filter, next) in groups {
-            let unshared = TopicFilter::try_from(filter.filter());
-            let filter = unshared.expect("what a share name precedes is a topic filter");
+            let filter = filter.unshared();
             self.topics.insert(filter.clone(), id);
             let pending = before.remove(&id);
             let pending = pending.unwrap_or_else(|| Pending::new(id, filter, next));

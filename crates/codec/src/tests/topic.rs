@@ -95,6 +95,14 @@ fn shared_subscriptions_have_a_name_and_a_filter() {
         (filter.share_name(), filter.filter(), filter.is_exact()),
         (Some("group"), "a/+", false)
     );
+    assert_eq!(filter.unshared(), TopicFilter::try_from("a/+").unwrap());
+    let odd = TopicFilter::try_from("$share/g/$share/h/#")
+        .unwrap()
+        .unshared();
+    assert!(!odd.is_shared());
+    assert_eq!(odd.filter(), "$share/h/#");
+    assert!(odd.matches(&TopicName::from_static("$share/h/x")));
+    assert!(!odd.matches(&TopicName::from_static("x")));
     let filter = TopicFilter::try_from("$share/g//").unwrap();
     assert_eq!(
         (filter.share_name(), filter.filter(), filter.is_exact()),

@@ -50,14 +50,14 @@ impl Derived {
         }
         group.number = self.last_number;
         self.numbers.insert(group.number, group.id);
-        self.by_topic.add(&unshared(&group.filter), group.number);
+        self.by_topic.add(&group.filter.unshared(), group.number);
     }
 
     pub(super) fn remove_group(&mut self, group: &ShareGroup) {
         self.by_filter.remove(&group.filter);
         self.with_returned.remove(&group.id);
         self.numbers.remove(&group.number);
-        self.by_topic.remove(&unshared(&group.filter), group.number);
+        self.by_topic.remove(&group.filter.unshared(), group.number);
     }
 
     pub(super) fn add_member(&mut self, group: ShareGroupId, member: &ShareMember) {
@@ -174,8 +174,3 @@ impl Derived {
 
 /// Behind every position.
 const LAST: Position = Position(u64::MAX);
-
-/// What topics are matched with.
-fn unshared(filter: &TopicFilter) -> TopicFilter {
-    TopicFilter::try_from(filter.filter()).expect("what a share name precedes is a topic filter")
-}

@@ -102,6 +102,24 @@ impl Replica {
 /// A node that only publishes.
 const A2B: StreamId = stream(3, 1);
 
+/// A peer may write what reads like two share names.
+#[test]
+fn a_filter_behind_a_share_name_is_no_share_name_again() {
+    for odd in ["$share/g/$share/x", "$share/g/$share/x/#"] {
+        let mut replica = Replica::configured();
+        let join = Record::JoinShare {
+            filter: filter(odd),
+            member: 1,
+            qos: QoS::AtLeastOnce,
+            session: None,
+        };
+        replica.send(A1, &[join]);
+        replica.publish();
+        assert_eq!(replica.group().filter().as_str(), odd);
+        assert_eq!(replica.reloaded().share_groups().count(), 1);
+    }
+}
+
 #[test]
 fn a_message_is_of_one_member_until_it_is_done() {
     let mut replica = Replica::configured();
