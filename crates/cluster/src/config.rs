@@ -84,6 +84,9 @@ pub struct RetentionRule {
     pub bytes: Option<u64>,
 }
 
+/// Less would keep wills and ends of sessions waiting for ever.
+const OUTBOX_BYTES_MIN: u64 = 64 << 10;
+
 /// A setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -166,6 +169,12 @@ impl Config {
         }
         if self.share_window == 0 {
             problem("share_window", "must be at least 1");
+        }
+        if self.outbox_bytes_max < OUTBOX_BYTES_MIN {
+            problem(
+                "outbox_bytes_max",
+                "must be at least 64KiB: it cannot be off",
+            );
         }
         if self.down_after < 5 * self.quorum_lost_after {
             problem(

@@ -279,7 +279,9 @@ async fn limits_of_topics_take_what_is_old_or_too_much_of_those_alone() {
         }
     }
     // All that are old, and about 70 of those that are many.
-    let lost = node.lost_at_least("phone", 100 + 68).await;
+    node.lost_at_least("phone", 100 + 68).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let lost = node.lost("phone").await;
     writer.publish("short/1", QOS1, "new").await;
     let mut phone = TestClient::resume(node.address, "phone").await;
     let mut came = std::collections::BTreeMap::<String, Vec<String>>::new();

@@ -18,8 +18,10 @@ use crate::raft::RaftGroup;
 /// Messages of one command, and topics.
 const MESSAGES_MAX: usize = 32_768;
 const TOPICS_MAX: usize = 1024;
-/// Bytes of topic names that one command tells sessions of. What is lost beside is in the metrics only.
-const TOLD_BYTES_MAX: usize = 256 << 10;
+/// Topics that one command tells sessions of, and bytes of their names: each takes a look at all subscriptions that match it, on every
+/// replica. What is lost beside is in the metrics only.
+const TOLD_TOPICS_MAX: usize = 32;
+const TOLD_BYTES_MAX: usize = 64 << 10;
 /// Part of a limit by bytes that goes beyond it, so that not every message takes a command.
 const LOSE_PART: u64 = 16;
 
@@ -160,7 +162,7 @@ pub(super) fn told(lost: &Waiting) -> Vec<LostTopic> {
         }
         let topic = &lost.topics[message.topic as usize];
         bytes += topic.as_str().len() + size_of::<LostTopic>();
-        if bytes <= TOLD_BYTES_MAX {
+        if bytes <= TOLD_BYTES_MAX && by_topic.len() < TOLD_TOPICS_MAX {
             let first = LostTopic {
                 topic: topic.clone(),
                 first: message.position,

@@ -32,13 +32,13 @@ impl PartitionState {
     /// Tells all partitions what a limit took from the Sessions that are stored there.
     pub(super) fn tell_lost(&mut self, topics: Vec<LostTopic>) {
         // A count may be left out; what is in the outbox must be sent.
-        let has_room = self.outbox.bytes() < self.limits.outbox_bytes_max;
-        if let Some((partition, _)) = self.configured
-            && has_room
-            && !topics.is_empty()
-        {
-            let mut record = BytesMut::new();
-            Record::Lost { partition, topics }.encode(&mut record);
+        let Some((partition, partitions)) = self.configured.filter(|_| !topics.is_empty()) else {
+            return;
+        };
+        let mut record = BytesMut::new();
+        Record::Lost { partition, topics }.encode(&mut record);
+        let bytes = record.len() as u64 * u64::from(partitions);
+        if self.outbox.bytes().saturating_add(bytes) <= self.limits.outbox_bytes_max {
             self.send(&record);
         }
     }

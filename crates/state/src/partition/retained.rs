@@ -48,7 +48,7 @@ struct Entry {
 }
 
 impl RetainedMessages {
-    /// Takes over a publish with the RETAIN flag. The message of a topic that has one is replaced whatever the limits are.
+    /// Takes over a publish with the RETAIN flag. The message of a topic that has one can always be replaced by one that takes no more room.
     pub(super) fn publish(
         &mut self,
         position: Position,
@@ -73,21 +73,21 @@ impl RetainedMessages {
             record: record[..].into(),
         };
         let bytes = entry.record.len() as u64;
-        let is_full = self.by_topic.len() as u64 >= limits.retained_max
-            || self.bytes + bytes > limits.retained_bytes_max;
+        let known = self.by_topic.get(topic);
+        let room_before = known.map_or(0, |known| known.record.len() as u64);
+        let grows_too_much =
+            bytes > room_before && self.bytes - room_before + bytes > limits.retained_bytes_max;
+        let is_one_too_many = known.is_none() && self.by_topic.len() as u64 >= limits.retained_max;
+        if grows_too_much || is_one_too_many {
+            self.not_kept += 1;
+            return Retaining::Full;
+        }
         // [MQTT-3.3.1-5], [MQTT-3.3.1-5 v3.1.1], [MQTT-3.3.1-7 v3.1.1]
         match self.by_topic.get_mut(topic) {
-            Some(known) => {
-                self.bytes -= known.record.len() as u64;
-                *known = entry;
-            }
-            None if is_full => {
-                self.not_kept += 1;
-                return Retaining::Full;
-            }
+            Some(known) => *known = entry,
             None => drop(self.by_topic.insert(publish.message.topic.compact(), entry)),
         }
-        self.bytes += bytes;
+        self.bytes = self.bytes - room_before + bytes;
         changed.insert(key(topic));
         Retaining::Done
     }

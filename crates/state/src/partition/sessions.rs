@@ -141,7 +141,7 @@ impl Sessions {
         })
     }
 
-    /// Sessions that messages wait for and that are behind: without a connection, or with one that is not as far as the others of its node.
+    /// Sessions that messages wait for and that have no connection. Of one that has, only its node knows what is on its way to the client.
     /// At most `limit`, from place `from` on, in no order that another replica would share; and where to go on.
     pub(super) fn behind(
         &self,
@@ -153,8 +153,9 @@ impl Sessions {
             if found.len() >= limit {
                 return (found, Some(number));
             }
-            let is_joined = session.attachment.as_ref().is_some_and(|it| it.is_joined);
-            if is_joined || !session.subscriptions.iter().any(|it| it.holds_messages()) {
+            if session.attachment.is_some()
+                || !session.subscriptions.iter().any(|it| it.holds_messages())
+            {
                 continue;
             }
             let client = session.client_id();

@@ -27,6 +27,9 @@ pub struct Loss {
     pub messages: u64,
 }
 
+/// Subscriptions that match a topic, at most, for what is lost of it to be counted for each of their Sessions. Replicas agree on it.
+const COUNTED_MAX: usize = 10_000;
+
 impl Loss {
     pub(in super::super) fn encode(&self, out: &mut BytesMut) {
         put_text(out, &self.client.0);
@@ -54,7 +57,7 @@ impl Loss {
 }
 
 impl Sessions {
-    /// A limit has removed messages of a partition. They are counted for each Session that waited for some of them: exactly, if it had not begun
+    /// A limit has removed messages of a partition. Of a topic that very many subscriptions match it is not counted for each. Otherwise they are counted for each Session that waited for some of them: exactly, if it had not begun
     /// to read them, else as all of their topic.
     pub(in super::super) fn lost_elsewhere(
         &mut self,
@@ -63,6 +66,12 @@ impl Sessions {
         changed: &mut Changed,
     ) {
         for lost in topics {
+            let mut matching = 0;
+            self.interest
+                .for_each_match(&lost.topic, |_, _| matching += 1);
+            if matching > COUNTED_MAX {
+                continue;
+            }
             let mut waiting = HashMap::new();
             self.interest.for_each_match(&lost.topic, |filter, number| {
                 let session = self.table.at(number);
