@@ -54,8 +54,8 @@ pub(crate) struct ClusterSettings {
     /// nothing of it is lost; a CONNECT that would end a session or make a will due at once is refused with 0x97 (version 3: 0x03).
     pub(crate) outbox_bytes_max: ByteSize,
     /// Bytes of messages, headers included, that may wait for one session. Beyond, its oldest are lost to that session and to no other, counted
-    /// with it (`magpie ctl sessions show`) and in `magpie_session_messages_lost_total`. It is looked at about every ten seconds, and only while
-    /// more than that waits in the cluster at all: a session may be over it for a while.
+    /// with it (`magpie ctl sessions show`) and in `magpie_session_messages_lost_total`. It is looked at about every ten seconds, while its
+    /// client is away, and only while more than that waits in the cluster at all: a session may be over it for a while.
     pub(crate) session_bytes_max: ByteSize,
     /// Messages that one member of a share group has at once, in one partition, sent or about to be, before others get the next ones. A
     /// group whose members all have so many falls behind; its messages wait in the log.
