@@ -1,7 +1,7 @@
 //! Fail points: named places between two steps where a test build dies at once, as by kill -9, or is slow; and a wall clock that may be wrong.
 //!
 //! Without the feature `failpoints`, which no build but that of `tests/outer/failpoints.py` has, a fail point is no code at all and the
-//! clock is the system's. With it, a process that has [`FILE_VARIABLE`] in its environment watches the file of that name. Each line of the
+//! clock is the system's. With it, a process that has `FAILPOINTS_FILE` in its environment watches the file of that name. Each line of the
 //! file arms one point:
 //!
 //! ```text
