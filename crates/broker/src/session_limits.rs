@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use magpie_codec::QoS;
+use magpie_codec::{QoS, Text};
 use magpie_session::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Problem;
+
+/// Bytes of a text that CONNACK or DISCONNECT tells.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// Bounds of one client's conversation. A version 5 client is told those that concern it in CONNACK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,15 @@ pub struct SessionConfig {
     pub topic_alias_max: u16,
     /// Topic Aliases that this node sets towards a version 5 client. Default 16.
     pub topic_alias_out_max: u16,
+    /// Whether the payload of a version 5 client that says it is UTF-8 is looked at; if it is not, a PUBLISH of QoS 1 or 2, or a CONNECT with
+    /// such a will, is refused with 0x99, and a client that sends it at QoS 0 is closed. Default false.
+    pub check_payload_format: bool,
+    /// Where version 5 clients are told to go when this node drains or stops: 0x9C with this Server Reference, for instance the name and port
+    /// of the balancer. When left out they get 0x8B, and come back to where they were. Default off.
+    pub server_reference: Option<String>,
+    /// The Response Information of a version 5 client that asks for it: the part of the topic tree for responses to it, with `%c` for its
+    /// Client Identifier, as in `"reply/%c/"`. An identifier with `/`, `+` or `#` gets none. Rights are given apart from it. Default off.
+    pub response_information: Option<String>,
     /// Bytes in a Client Identifier, 23 at least. Default 1024.
     pub client_id_bytes_max: u16,
 }
@@ -74,6 +86,9 @@ impl Default for SessionConfig {
             topic_levels: limits.topic_levels_max,
             topic_alias_max: limits.topic_aliases_in_max,
             topic_alias_out_max: limits.topic_aliases_out_max,
+            check_payload_format: false,
+            server_reference: None,
+            response_information: None,
             client_id_bytes_max: limits.client_id_bytes_max,
         }
     }
@@ -133,6 +148,20 @@ impl SessionConfig {
             (1..=128).contains(&self.topic_levels),
             "must be from 1 to 128",
         );
+        for (key, text) in [
+            ("server_reference", &self.server_reference),
+            ("response_information", &self.response_information),
+        ] {
+            check(
+                key,
+                text.as_deref().is_none_or(|text| {
+                    text.len() <= TEXT_BYTES_MAX
+                        && Text::try_from(text).is_ok()
+                        && !text.contains(['+', '#'])
+                }),
+                "must be a text of at most 1024 bytes without control characters, + or #",
+            );
+        }
         check(
             "client_id_bytes_max",
             // [MQTT-3.1.3-5], [MQTT-3.1.3-5 v3.1.1]
@@ -163,6 +192,9 @@ impl SessionConfig {
             filters_per_packet_max: self.max_filters_per_packet,
             subscribes_pending_max: self.max_pending_subscribes,
             topic_levels_max: self.topic_levels,
+            payload_format_checked: self.check_payload_format,
+            server_reference: text_of(self.server_reference.as_deref()),
+            response_information: text_of(self.response_information.as_deref()),
             client_id_bytes_max: self.client_id_bytes_max,
         }
     }
@@ -183,4 +215,8 @@ impl SessionConfig {
     fn packet_bytes_max(&self) -> u32 {
         u32::try_from(self.max_packet_size.as_u64()).unwrap_or(u32::MAX)
     }
+}
+
+fn text_of(text: Option<&str>) -> Option<Text> {
+    text.and_then(|text| Text::try_from(text).ok())
 }

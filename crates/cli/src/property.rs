@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use magpie_codec::{
-    ConnectProperties, Disconnect, DisconnectProperties, MessageProperties, Text, TopicName,
-    UserProperties,
+    ConnectProperties, Disconnect, DisconnectProperties, MessageProperties, PayloadFormat, Text,
+    TopicName, UserProperties,
 };
 
 /// The properties that were given, by the packet that they go with.
@@ -119,7 +119,9 @@ fn set_message(
     second: Option<&str>,
 ) -> anyhow::Result<()> {
     match property {
-        "payload-format-indicator" => message.payload_format_utf8 = value.parse::<u8>()? != 0,
+        "payload-format-indicator" => {
+            message.payload_format = Some(PayloadFormat::new(value.parse::<u8>()? != 0));
+        }
         "message-expiry-interval" => message.expiry_interval_s = Some(value.parse()?),
         "content-type" => message.content_type = Some(Text::try_from(value)?),
         "response-topic" => message.response_topic = Some(TopicName::try_from(value)?),

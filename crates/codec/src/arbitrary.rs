@@ -14,9 +14,9 @@ use crate::property::boxed;
 use crate::{
     Ack, AckProperties, Auth, AuthProperties, ConnAck, ConnAckProperties, Connect,
     ConnectProperties, Disconnect, DisconnectProperties, Message, MessageProperties, Packet,
-    PacketId, PacketType, ProtocolVersion, Publish, QoS, ReasonCode, RetainHandling, Role, SubAck,
-    Subscribe, SubscriptionOptions, Text, TopicFilter, TopicName, UnsubAck, Unsubscribe,
-    UserProperties, VARIABLE_INT_MAX, Will,
+    PacketId, PacketType, PayloadFormat, ProtocolVersion, Publish, QoS, ReasonCode, RetainHandling,
+    Role, SubAck, Subscribe, SubscriptionOptions, Text, TopicFilter, TopicName, UnsubAck,
+    Unsubscribe, UserProperties, VARIABLE_INT_MAX, Will,
 };
 
 /// Any version.
@@ -76,7 +76,7 @@ pub fn user_properties() -> impl Strategy<Value = UserProperties> {
 /// Properties of a message; `None` about as often as not.
 pub fn message_properties() -> impl Strategy<Value = Option<Box<MessageProperties>>> {
     let properties = (
-        any::<bool>(),
+        option::of(any::<bool>().prop_map(PayloadFormat::new)),
         option::of(any::<u32>()),
         option::of(text()),
         option::of(topic_name()),
@@ -84,9 +84,9 @@ pub fn message_properties() -> impl Strategy<Value = Option<Box<MessagePropertie
         user_properties(),
     )
         .prop_map(
-            |(utf8, expiry, content_type, response_topic, correlation_data, user_properties)| {
+            |(format, expiry, content_type, response_topic, correlation_data, user_properties)| {
                 MessageProperties {
-                    payload_format_utf8: utf8,
+                    payload_format: format,
                     expiry_interval_s: expiry,
                     content_type,
                     response_topic,

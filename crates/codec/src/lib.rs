@@ -31,7 +31,7 @@ mod tests;
 pub use decoder::{Decoder, Limits};
 pub use encoder::{encode, encode_publish, encode_publish_head, publish_bytes};
 pub use error::{DecodeError, EncodeError};
-pub use message::{Message, MessageProperties, PublishHeader};
+pub use message::{Message, MessageProperties, PayloadFormat, PublishHeader};
 pub use packet::{
     Ack, AckProperties, Auth, AuthProperties, ConnAck, ConnAckProperties, Connect,
     ConnectProperties, Disconnect, DisconnectProperties, Packet, PacketType, Publish,

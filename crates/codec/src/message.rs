@@ -27,8 +27,8 @@ pub struct Message {
 /// The properties of a PUBLISH or a Will that belong to the message and not to the packet (section 3.3.2.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MessageProperties {
-    /// Payload Format Indicator: the payload claims to be UTF-8. The codec does not check it.
-    pub payload_format_utf8: bool,
+    /// Payload Format Indicator, if there is one. The codec does not look into the payload.
+    pub payload_format: Option<PayloadFormat>,
     /// Message Expiry Interval in seconds; `None`: the message does not expire.
     pub expiry_interval_s: Option<u32>,
     /// Content Type.
@@ -39,6 +39,27 @@ pub struct MessageProperties {
     pub correlation_data: Option<Bytes>,
     /// User properties, in order [MQTT-3.3.2-18].
     pub user_properties: UserProperties,
+}
+
+/// What a payload claims to be (section 3.3.2.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadFormat {
+    /// 0: nothing. Means the same as no indicator, and is passed on all the same [MQTT-3.3.2-4].
+    Unspecified,
+    /// 1: UTF-8.
+    Utf8,
+}
+
+impl PayloadFormat {
+    /// As the indicator says.
+    #[must_use]
+    pub const fn new(is_utf8: bool) -> Self {
+        if is_utf8 {
+            Self::Utf8
+        } else {
+            Self::Unspecified
+        }
+    }
 }
 
 /// The part of a PUBLISH that is one delivery's own, beside the shared [`Message`].
@@ -80,7 +101,7 @@ impl MessageProperties {
     #[must_use]
     pub fn compact(&self) -> Self {
         Self {
-            payload_format_utf8: self.payload_format_utf8,
+            payload_format: self.payload_format,
             expiry_interval_s: self.expiry_interval_s,
             content_type: self.content_type.as_ref().map(Text::compact),
             response_topic: self.response_topic.as_ref().map(TopicName::compact),
@@ -100,7 +121,10 @@ impl MessageProperties {
         block: &mut PropertyReader<'_>,
     ) -> Result<bool, Fault> {
         match id {
-            PropertyId::PayloadFormatIndicator => self.payload_format_utf8 = block.bool()?,
+            PropertyId::PayloadFormatIndicator => {
+                let is_utf8 = block.bool()?;
+                self.payload_format = Some(PayloadFormat::new(is_utf8));
+            }
             PropertyId::MessageExpiryInterval => self.expiry_interval_s = Some(block.values.u32()?),
             // [MQTT-3.3.2-19]
             PropertyId::ContentType => self.content_type = Some(block.values.text()?),
@@ -115,8 +139,9 @@ impl MessageProperties {
     /// Writes all but the expiry interval, which a delivery may override.
     pub(crate) fn put_lasting<S: Sink>(&self, sink: &mut S) {
         // [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17], [MQTT-3.3.2-18], [MQTT-3.3.2-20]
-        if self.payload_format_utf8 {
-            sink.property_u8(PropertyId::PayloadFormatIndicator, 1);
+        if let Some(format) = self.payload_format {
+            let indicator = u8::from(format == PayloadFormat::Utf8);
+            sink.property_u8(PropertyId::PayloadFormatIndicator, indicator);
         }
         sink.property_text(PropertyId::ContentType, self.content_type.as_ref());
         sink.property_text(

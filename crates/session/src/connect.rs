@@ -15,7 +15,7 @@ use crate::established::{Established, Terms};
 use crate::ticket::Subject;
 use crate::{Answer, Attach, CloseCause, Credentials, Limits, Output, Session, Ticket, will};
 
-/// No CONNACK of ours that lets in is larger: a handful of numbers and an assigned id.
+/// No CONNACK of ours that lets in is larger, unless it tells response information: a handful of numbers and an assigned id.
 const CONNACK_BYTES_MAX: u32 = 128;
 
 /// A client whose CONNECT was taken and whose CONNACK was not sent yet.
@@ -119,6 +119,19 @@ impl Connecting {
         })
     }
 
+    /// To whom asks, and has room for it.
+    fn response_information(&self, limits: &Limits) -> Option<Text> {
+        let is_wanted = properties(&self.connect)
+            .is_some_and(|properties| properties.request_response_information);
+        let max = self.terms.packet_bytes_max;
+        limits
+            .response_information(&self.client_id)
+            .filter(|_| is_wanted)
+            .filter(|text| {
+                max.is_none_or(|max| max.get() as usize >= CONNACK_BYTES_MAX as usize + text.len())
+            })
+    }
+
     /// Takes one step on. Gives the established connection after the last one.
     pub(crate) fn handle_answer(
         &mut self,
@@ -206,7 +219,9 @@ impl Connecting {
             // [MQTT-3.1.2-21]: the client has to follow ours.
             server_keep_alive_s: (terms.keep_alive_s != self.connect.keep_alive_s)
                 .then_some(terms.keep_alive_s),
-            // [MQTT-3.1.2-28], [MQTT-4.12.0-6]: no response information, and no method.
+            // [MQTT-3.1.2-28]
+            response_information: self.response_information(limits),
+            // [MQTT-4.12.0-6]: no method.
             ..ConnAckProperties::default()
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use magpie_codec::{
-    ConnAck, Connect, DecodeError, Disconnect, DisconnectProperties, Packet, PacketType,
-    ProtocolVersion, QoS, ReasonCode, Text,
+    ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, DisconnectProperties, Packet,
+    PacketType, ProtocolVersion, QoS, ReasonCode, Text,
 };
 
 use crate::connect::Connecting;
@@ -310,6 +310,9 @@ impl Connection {
             CloseCause::Refused(reason) | CloseCause::Violation { reason, .. } => {
                 self.push_refusal(reason)
             }
+            CloseCause::Evicted(Eviction::ShuttingDown) if self.is_sent_elsewhere() => {
+                self.push_refusal(ReasonCode::UseAnotherServer)
+            }
             CloseCause::Evicted(why) => self.push_refusal(why.connack_reason()),
             CloseCause::Unanswered => self.push_refusal(ReasonCode::ServerUnavailable),
             CloseCause::ByClient(_)
@@ -331,11 +334,17 @@ impl Connection {
         if !self.version.has_properties() && unsaid {
             return;
         }
+        let properties = (reason == ReasonCode::UseAnotherServer).then(|| {
+            Box::new(ConnAckProperties {
+                server_reference: self.limits.server_reference.clone(),
+                ..ConnAckProperties::default()
+            })
+        });
         // [MQTT-3.2.2-6], [MQTT-3.2.2-4 v3.1.1]: no session with an error.
         let connack = ConnAck {
             session_present: false,
             reason: carried_by(PacketType::ConnAck, reason),
-            properties: None,
+            properties,
         };
         self.outputs
             .push_back(Output::Send(Packet::ConnAck(connack)));
@@ -345,6 +354,9 @@ impl Connection {
     fn push_disconnect(&mut self, cause: CloseCause, problem_information: bool) {
         let (reason, what) = match cause {
             CloseCause::Violation { reason, what } => (reason, Some(what)),
+            CloseCause::Evicted(Eviction::ShuttingDown) if self.is_sent_elsewhere() => {
+                (ReasonCode::UseAnotherServer, None)
+            }
             CloseCause::Evicted(why) => (why.reason(), None),
             CloseCause::KeepAliveTimeout => (ReasonCode::KeepAliveTimeout, None),
             CloseCause::Unanswered => (ReasonCode::ServerBusy, None),
@@ -355,10 +367,13 @@ impl Connection {
             return;
         }
         // [MQTT-3.1.2-29], [MQTT-3.14.2-2]: no other packet of ours has a reason string, and none a session expiry.
-        let properties = what.filter(|_| problem_information).map(|what| {
-            let reason_string = Some(Text::from_static(what));
+        let what = what.filter(|_| problem_information);
+        let goes_elsewhere = reason == ReasonCode::UseAnotherServer;
+        let properties = (what.is_some() || goes_elsewhere).then(|| {
+            let server_reference = self.limits.server_reference.clone();
             Box::new(DisconnectProperties {
-                reason_string,
+                reason_string: what.map(Text::from_static),
+                server_reference: server_reference.filter(|_| goes_elsewhere),
                 ..DisconnectProperties::default()
             })
         });
@@ -367,6 +382,11 @@ impl Connection {
                 reason: carried_by(PacketType::Disconnect, reason),
                 properties,
             })));
+    }
+
+    /// Whether a client that is sent away is told where to.
+    fn is_sent_elsewhere(&self) -> bool {
+        self.version.has_properties() && self.limits.server_reference.is_some()
     }
 
     /// The version that packets are to be encoded for. Until CONNECT, 3.1.1.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use magpie_codec::QoS;
+use magpie_codec::{MessageProperties, PayloadFormat, QoS, ReasonCode, Text};
 
 /// What one client may ask of us, and what we grant it.
 ///
@@ -58,6 +58,15 @@ pub struct Limits {
     /// Levels in a topic name or topic filter; beyond it 0x90 or 0x8F. Bounds the depth of the filter trie.
     /// Default 128.
     pub topic_levels_max: u16,
+    /// Whether a payload that claims to be UTF-8 is looked at; if it is not, the PUBLISH or the CONNECT with the Will is
+    /// refused with 0x99. Default false.
+    pub payload_format_checked: bool,
+    /// Where clients go that this node sends away: v5 clients are told with 0x9C when it stops, or is about to. None: they
+    /// are told with 0x8B (CONNACK: 0x88).
+    pub server_reference: Option<Text>,
+    /// The part of the topic tree for responses to one client, told to v5 clients that ask for response information; `%c` stands
+    /// for the client id. None: they are told nothing.
+    pub response_information: Option<Text>,
     /// Bytes in a client id; beyond it 0x85. Default 1,024. (MQTT 3.1 says 23, and no broker holds clients to it.)
     pub client_id_bytes_max: u16,
 }
@@ -83,12 +92,41 @@ impl Default for Limits {
             filters_per_packet_max: 1_024,
             subscribes_pending_max: 16,
             topic_levels_max: 128,
+            payload_format_checked: false,
+            server_reference: None,
+            response_information: None,
             client_id_bytes_max: 1_024,
         }
     }
 }
 
 impl Limits {
+    /// Checks what a payload claims to be. [MQTT-3.3.2-4] asks to pass the indicator on; the check is the receiver's right (section
+    /// 3.3.2.3.2).
+    pub(crate) fn check_payload(
+        &self,
+        payload: &[u8],
+        properties: Option<&MessageProperties>,
+    ) -> Result<(), ReasonCode> {
+        let format = properties.and_then(|properties| properties.payload_format);
+        let is_wrong = self.payload_format_checked
+            && format == Some(PayloadFormat::Utf8)
+            && std::str::from_utf8(payload).is_err();
+        match is_wrong {
+            true => Err(ReasonCode::PayloadFormatInvalid),
+            false => Ok(()),
+        }
+    }
+
+    /// Response Information for one client. A name with `/`, `+` or `#` would reach into the topics of others, and gets none.
+    pub(crate) fn response_information(&self, client_id: &str) -> Option<Text> {
+        let pattern = self.response_information.as_ref()?;
+        if client_id.contains(['/', '+', '#']) {
+            return None;
+        }
+        Text::try_from(pattern.replace("%c", client_id)).ok()
+    }
+
     /// Whether a topic name or filter has few enough levels.
     pub(crate) fn admits_levels(&self, topic: &str) -> bool {
         let max = usize::from(self.topic_levels_max);

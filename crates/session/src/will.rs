@@ -21,6 +21,7 @@ pub(crate) fn admit(
     if !limits.admits_levels(will.topic.as_str()) {
         return Err(ReasonCode::TopicNameInvalid);
     }
+    limits.check_payload(&will.payload, will.properties.as_deref())?;
     let mut will = compact(will);
     if will.retain && !limits.retain_available {
         // [MQTT-3.2.2-13]

@@ -9,9 +9,9 @@ use super::{decode, encode};
 use crate::{
     Ack, AckProperties, Auth, AuthProperties, ConnAck, ConnAckProperties, Connect,
     ConnectProperties, Decoder, Disconnect, DisconnectProperties, EncodeError, Limits, Message,
-    MessageProperties, Packet, PacketId, ProtocolVersion, Publish, PublishHeader, QoS, ReasonCode,
-    RetainHandling, Role, SubAck, Subscribe, SubscriptionOptions, Text, TopicFilter, TopicName,
-    UnsubAck, Will,
+    MessageProperties, Packet, PacketId, PayloadFormat, ProtocolVersion, Publish, PublishHeader,
+    QoS, ReasonCode, RetainHandling, Role, SubAck, Subscribe, SubscriptionOptions, Text,
+    TopicFilter, TopicName, UnsubAck, Will,
 };
 
 use ProtocolVersion::{V3_1, V3_1_1, V5};
@@ -78,7 +78,7 @@ fn connect_of_each_version() {
     let will = connect.will.as_mut().unwrap();
     will.delay_interval_s = 5;
     will.properties = Some(Box::new(MessageProperties {
-        payload_format_utf8: true,
+        payload_format: Some(PayloadFormat::Utf8),
         ..MessageProperties::default()
     }));
     let mut bytes = b"\x10\x45\0\x04MQTT\x05\x76\0\x3c".to_vec();

@@ -52,6 +52,12 @@ impl Established {
                 Violation::new(ReasonCode::TopicNameInvalid, "topic has too many levels").into(),
             );
         }
+        if let Err(reason) = self
+            .limits
+            .check_payload(&publish.payload, publish.properties.as_deref())
+        {
+            return self.refuse(publish.packet_id, publish.qos, reason, now, outputs);
+        }
         let ticket = match publish.packet_id {
             None => None,
             Some(packet_id) => match self.open(packet_id, publish.qos, now, outputs)? {
@@ -104,6 +110,28 @@ impl Established {
         }
         outputs.push_back(Output::Note(Note::RetainIgnored));
         Ok(false)
+    }
+
+    /// Answers a PUBLISH whose payload is not what it claims to be; at QoS 0 only DISCONNECT can.
+    fn refuse(
+        &mut self,
+        packet_id: Option<PacketId>,
+        qos: QoS,
+        reason: ReasonCode,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        let Some(packet_id) = packet_id else {
+            return Err(Violation::new(reason, "payload is not UTF-8, as it claims to be").into());
+        };
+        let refused = OpenPublish {
+            packet_id,
+            qos,
+            counted: false,
+            asked_at: now,
+        };
+        self.publishes.push_answered(refused, Err(reason));
+        self.acknowledge(outputs)
     }
 
     /// Notes a PUBLISH of QoS 1 or 2; gives no ticket if the node need not be asked.

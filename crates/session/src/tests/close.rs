@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use magpie_codec::{
     Auth, Connect, ConnectProperties, DecodeError, Disconnect, DisconnectProperties, Packet,
-    PacketType, ProtocolVersion, QoS, ReasonCode, TopicName, Will,
+    PacketType, ProtocolVersion, QoS, ReasonCode, Text, TopicName, Will,
 };
 
 use super::{
-    Driver, assert_closed_silently, assert_closed_with, connect, connect_v5, delivery, published,
-    ticket_of,
+    Driver, assert_closed_silently, assert_closed_with, connack, connect, connect_v5, delivery,
+    published, ticket_of,
 };
 use crate::{CloseCause, Eviction, Limits, Output};
 
@@ -263,4 +263,40 @@ fn a_second_connect_of_whatever_version_is_a_protocol_error() {
     let mut driver = Driver::connected(ProtocolVersion::V5);
     driver.connection.handle_decode_error(error, driver.now());
     assert_closed_with(&driver.drain(), ReasonCode::ProtocolError);
+}
+
+/// Section 4.11: Server Redirection.
+#[test]
+fn a_client_that_is_sent_away_is_told_where_to() {
+    let elsewhere = Text::from_static("mqtt.example.com:1883");
+    let limits = Limits {
+        server_reference: Some(elsewhere.clone()),
+        ..Limits::default()
+    };
+    let mut driver = Driver::connected_with(limits.clone(), connect(ProtocolVersion::V5));
+    let now = driver.now();
+    driver.connection.handle_close(Eviction::ShuttingDown, now);
+    let outputs = driver.drain();
+    let Some(Output::Send(Packet::Disconnect(disconnect))) = outputs.first() else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(disconnect.reason, ReasonCode::UseAnotherServer);
+    let properties = disconnect.properties.as_ref().unwrap();
+    assert_eq!(properties.server_reference, Some(elsewhere.clone()));
+
+    // Not let in yet.
+    let mut driver = Driver::new(limits.clone());
+    let connect_packet = connect(ProtocolVersion::V5);
+    driver.packet(Packet::Connect(Box::new(connect_packet)));
+    driver.connection.handle_close(Eviction::ShuttingDown, now);
+    let outputs = driver.drain();
+    let connack = connack(&outputs);
+    assert_eq!(connack.reason, ReasonCode::UseAnotherServer);
+    let properties = connack.properties.as_ref().unwrap();
+    assert_eq!(properties.server_reference, Some(elsewhere));
+
+    // Any other end says nothing of it.
+    let mut driver = Driver::connected_with(limits, connect(ProtocolVersion::V5));
+    driver.connection.handle_close(Eviction::Kicked, now);
+    assert_closed_with(&driver.drain(), ReasonCode::AdministrativeAction);
 }

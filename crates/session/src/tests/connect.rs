@@ -510,3 +510,32 @@ fn a_client_that_takes_no_packet_as_large_as_its_connack_is_refused() {
         );
     }
 }
+
+/// [MQTT-3.1.2-28]
+#[test]
+fn response_information_is_for_who_asks_and_cannot_reach_further() {
+    let limits = Limits {
+        response_information: Some(Text::from_static("reply/%c/")),
+        ..Limits::default()
+    };
+    let told = |client_id: &'static str, asks: bool, packet_bytes_max: Option<u32>| {
+        let connect = Connect {
+            client_id: Text::from_static(client_id),
+            ..connect_v5(ConnectProperties {
+                request_response_information: asks,
+                maximum_packet_size: packet_bytes_max.and_then(NonZeroU32::new),
+                ..ConnectProperties::default()
+            })
+        };
+        let (_, outputs) = let_in(limits.clone(), connect);
+        connack_properties(&outputs).response_information.clone()
+    };
+    assert_eq!(
+        told("phone", true, None),
+        Some(Text::from_static("reply/phone/"))
+    );
+    assert_eq!(told("phone", false, None), None);
+    assert_eq!(told("phone/#", true, None), None);
+    assert_eq!(told("phone/other", true, None), None);
+    assert_eq!(told("phone", true, Some(130)), None, "no room for it");
+}

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use magpie_codec::{
-    MessageProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode, TopicName,
+    MessageProperties, Packet, PayloadFormat, ProtocolVersion, Publish, QoS, ReasonCode, TopicName,
 };
 
 use super::{
@@ -419,4 +419,40 @@ fn an_acknowledgement_says_what_it_can_say() {
         let outputs = driver.answer(ticket, Answer::Published(answered));
         assert_eq!(outputs, sent([Packet::PubRec(ack_with(6, said))]));
     }
+}
+
+fn claims_utf8(qos: QoS, payload: &'static [u8]) -> Packet {
+    let properties = MessageProperties {
+        payload_format: Some(PayloadFormat::Utf8),
+        ..MessageProperties::default()
+    };
+    Packet::Publish(Publish {
+        payload: payload.into(),
+        properties: Some(Box::new(properties)),
+        ..publish_of(qos, 5)
+    })
+}
+
+/// [MQTT-3.3.2-4] leaves the check to who wants it.
+#[test]
+fn a_payload_that_is_not_what_it_claims_is_refused_where_that_is_checked() {
+    let limits = Limits {
+        payload_format_checked: true,
+        ..Limits::default()
+    };
+    let connected = || Driver::connected_with(limits.clone(), connect(ProtocolVersion::V5));
+    let invalid = ReasonCode::PayloadFormatInvalid;
+    let mut driver = connected();
+    let outputs = driver.packet(claims_utf8(QOS1, b"\xff"));
+    assert_eq!(outputs, sent([Packet::PubAck(ack_with(5, invalid))]));
+    let outputs = driver.packet(claims_utf8(QOS2, b"\xff"));
+    assert_eq!(outputs, sent([Packet::PubRec(ack_with(5, invalid))]));
+    // The id stands for nothing, and what is right is taken.
+    let outputs = driver.packet(claims_utf8(QOS2, "ä".as_bytes()));
+    assert!(matches!(outputs[..], [Output::Publish { .. }]));
+    assert_closed_with(&connected().packet(claims_utf8(QOS0, b"\xff")), invalid);
+
+    let mut unchecked = Driver::connected(ProtocolVersion::V5);
+    let outputs = unchecked.packet(claims_utf8(QOS1, b"\xff"));
+    assert!(matches!(outputs[..], [Output::Publish { .. }]));
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use magpie_codec::{Message, MessageProperties, PacketId, QoS};
+use magpie_codec::{Message, MessageProperties, PacketId, PayloadFormat, QoS};
 
 use super::kind;
 use crate::wire::{
@@ -233,7 +233,7 @@ pub(crate) fn is_publish(record: &[u8]) -> bool {
 /// Appends the properties that belong to a message.
 pub(crate) fn encode_properties(properties: &MessageProperties, out: &mut BytesMut) {
     let MessageProperties {
-        payload_format_utf8,
+        payload_format,
         expiry_interval_s,
         content_type,
         response_topic,
@@ -242,7 +242,8 @@ pub(crate) fn encode_properties(properties: &MessageProperties, out: &mut BytesM
     } = properties;
     let flag = |set: bool, bit: u8| if set { 1 << bit } else { 0 };
     out.put_u8(
-        flag(*payload_format_utf8, 0)
+        flag(*payload_format == Some(PayloadFormat::Utf8), 0)
+            | flag(*payload_format == Some(PayloadFormat::Unspecified), 5)
             | flag(expiry_interval_s.is_some(), 1)
             | flag(content_type.is_some(), 2)
             | flag(response_topic.is_some(), 3)
@@ -272,7 +273,7 @@ pub(crate) fn decode_properties(buf: &mut Bytes) -> Result<MessageProperties, De
     let flags = read_u8(buf, "property flags")?;
     let has = |bit: u8| flags & (1 << bit) != 0;
     let mut properties = MessageProperties {
-        payload_format_utf8: has(0),
+        payload_format: (has(0) || has(5)).then(|| PayloadFormat::new(has(0))),
         ..MessageProperties::default()
     };
     if has(1) {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use magpie_codec::{
-    Message, MessageProperties, QoS, RetainHandling, SubscriptionOptions, Text, TopicName, Will,
+    Message, MessageProperties, PayloadFormat, QoS, RetainHandling, SubscriptionOptions, Text,
+    TopicName, Will,
 };
 
 use super::*;
@@ -45,7 +46,7 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
         message: Arc::new(message.clone()),
     };
     let properties = MessageProperties {
-        payload_format_utf8: true,
+        payload_format: Some(PayloadFormat::Utf8),
         expiry_interval_s: Some(60),
         content_type: Some(Text::from_static("text/plain")),
         response_topic: Some(TopicName::from_static("chat/u/1")),
