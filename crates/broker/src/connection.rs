@@ -8,7 +8,6 @@ mod outputs;
 mod timer;
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +21,6 @@ use magpie_failpoint::fail_point;
 use magpie_session as session;
 use magpie_session::{CloseCause, Eviction};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::authenticate::Authentication;
@@ -34,10 +32,12 @@ use crate::handle::Handle;
 use crate::mailbox::{Append, Taken};
 use crate::metrics::Tally;
 use crate::node::Shared;
+use crate::peer::Peer;
 use crate::publish::{Publisher, Submitting};
 use crate::read::Reading;
 use crate::retained::Retained;
 use crate::shared::is_shared;
+use crate::stream::Stream;
 use crate::subscribe::Subscribing;
 use crate::write_buffer::WriteBuffer;
 use timer::Timer;
@@ -87,22 +87,19 @@ const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// After this long without anything to do, a connection gives back what it kept for the next burst.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
 
+/// A connection that is ready for MQTT.
+pub(crate) struct Opened {
+    pub(crate) stream: Stream,
+    pub(crate) peer: Peer,
+    /// Of MQTT, if some came with what was before it.
+    pub(crate) first_bytes: BytesMut,
+    pub(crate) authentication: Authentication,
+}
+
 /// Serves one client to the end.
-pub(crate) async fn run(
-    node: Arc<Shared>,
-    socket: TcpStream,
-    remote: SocketAddr,
-    first_bytes: BytesMut,
-    authentication: Authentication,
-) {
+pub(crate) async fn run(node: Arc<Shared>, opened: Opened) {
     // Boxed, since it is handed on to its end, and each future on the way would have room for it.
-    let mut driver = Box::new(Driver::new(
-        node,
-        socket,
-        remote,
-        first_bytes,
-        authentication,
-    ));
+    let mut driver = Box::new(Driver::new(node, opened));
     let end = poll_fn(|cx| driver.poll(cx)).await;
     // Boxed too: it is short, and every connection would have room for it all along.
     Box::pin(driver.end(end)).await;
@@ -113,7 +110,7 @@ struct Driver {
     node: Arc<Shared>,
     handle: Arc<Handle>,
     authentication: Authentication,
-    socket: TcpStream,
+    socket: Stream,
     decoder: Decoder,
     session: session::Connection,
     /// Bytes of a packet that is not complete, or packets that the session does not want yet (`is_stalled`).
@@ -156,19 +153,19 @@ struct End {
 }
 
 impl Driver {
-    fn new(
-        node: Arc<Shared>,
-        socket: TcpStream,
-        remote: SocketAddr,
-        first_bytes: BytesMut,
-        authentication: Authentication,
-    ) -> Self {
+    fn new(node: Arc<Shared>, opened: Opened) -> Self {
+        let Opened {
+            stream,
+            peer,
+            first_bytes,
+            authentication,
+        } = opened;
         let now = Instant::now();
-        let handle = Handle::new(node.next_number(), remote, &node.config.mailbox);
+        let handle = Handle::new(node.next_number(), peer, &node.config.mailbox);
         Self {
             handle: Arc::new(handle),
             authentication,
-            socket,
+            socket: stream,
             decoder: Decoder::server(node.decoder_limits),
             session: session::Connection::new(Arc::clone(&node.limits), random_id(), now),
             is_stalled: !first_bytes.is_empty(),
@@ -475,7 +472,7 @@ impl Driver {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        if self.out.is_empty() {
+        if self.out.is_empty() && !self.socket.needs_flush() {
             return false;
         }
         let had_room = self.has_room();
@@ -512,11 +509,11 @@ mod tests {
     /// What every idle connection pays for: its task and its driver, beside the session's own state and the socket.
     #[test]
     fn an_idle_connection_is_small() {
-        fn future_bytes<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        fn future_bytes<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
             size_of::<F>()
         }
         assert!(size_of::<Driver>() <= 896, "{}", size_of::<Driver>());
-        assert!(future_bytes(run) <= 640, "{}", future_bytes(run));
-        assert!(size_of::<Handle>() + size_of::<crate::mailbox::Mailbox>() <= 384);
+        assert!(future_bytes(run) <= 192, "{}", future_bytes(run));
+        assert!(size_of::<Handle>() + size_of::<crate::mailbox::Mailbox>() <= 400);
     }
 }

@@ -10,14 +10,14 @@ use magpie_codec::ProtocolVersion;
 use magpie_state::{ClientId, Epoch, ShareSession};
 
 use crate::mailbox::{Mailbox, MailboxConfig};
+use crate::peer::{Peer, Transport};
 
 /// One connection, as others see it. The task owns everything else.
 #[derive(Debug)]
 pub(crate) struct Handle {
     /// Unique in the node's life.
     pub(crate) number: u64,
-    /// The client's address, by PROXY protocol if it came so.
-    pub(crate) remote: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) accepted_at: SystemTime,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) traffic: Traffic,
@@ -54,6 +54,8 @@ pub struct ClientInfo {
     pub client: ClientId,
     /// Address of the client.
     pub remote: SocketAddr,
+    /// What carries its bytes.
+    pub transport: Transport,
     /// Version that it speaks.
     pub version: ProtocolVersion,
     /// Wall clock time of the connection.
@@ -77,10 +79,10 @@ pub struct ClientInfo {
 }
 
 impl Handle {
-    pub(crate) fn new(number: u64, remote: SocketAddr, mailbox: &MailboxConfig) -> Self {
+    pub(crate) fn new(number: u64, peer: Peer, mailbox: &MailboxConfig) -> Self {
         Self {
             number,
-            remote,
+            peer,
             accepted_at: SystemTime::now(),
             mailbox: Arc::new(Mailbox::new(mailbox)),
             traffic: Traffic::default(),
@@ -146,7 +148,8 @@ impl Handle {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClientInfo {
             client: greeting.client.clone(),
-            remote: self.remote,
+            remote: self.peer.remote,
+            transport: self.peer.transport,
             version: greeting.version,
             connected_at: self.accepted_at,
             keep_alive_s: greeting.keep_alive_s,

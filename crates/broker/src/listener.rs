@@ -14,7 +14,10 @@ use tracing::{debug, warn};
 
 use crate::authenticate::Authentication;
 use crate::config::Problem;
+use crate::connection::Opened;
 use crate::node::{Error, Shared};
+use crate::peer::Peer;
+use crate::stream::Stream;
 use crate::{connection, proxy_protocol, task};
 
 /// Where clients connect.
@@ -213,7 +216,13 @@ fn accept(socket: TcpStream, remote: SocketAddr, kind: Kind, node: &Arc<Shared>)
                 }
             }
         }
-        connection::run(node, socket, remote, first_bytes, kind.authentication).await;
+        let opened = Opened {
+            stream: Stream::Tcp(socket),
+            peer: Peer::tcp(remote),
+            first_bytes,
+            authentication: kind.authentication,
+        };
+        connection::run(node, opened).await;
     });
 }
 

@@ -432,7 +432,11 @@ mod tests {
     use crate::subscribers::Subscribers;
 
     fn publisher() -> Publisher {
-        let handle = Handle::new(1, ([127, 0, 0, 1], 1).into(), &MailboxConfig::default());
+        let handle = Handle::new(
+            1,
+            crate::peer::Peer::tcp(([127, 0, 0, 1], 1).into()),
+            &MailboxConfig::default(),
+        );
         let metrics = Arc::new(Metrics::register());
         let deliverer = Deliverer::new(
             Arc::new(Subscribers::new(8)),

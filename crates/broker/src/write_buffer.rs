@@ -65,7 +65,7 @@ impl WriteBuffer {
         Ok(())
     }
 
-    /// Writes until the buffer is empty or the socket full.
+    /// Writes until the buffer is empty, and nothing waits in the socket's own buffers, or the socket is full.
     pub(crate) fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,7 +79,7 @@ impl WriteBuffer {
             self.advance(written);
         }
         self.give_back();
-        Poll::Ready(Ok(()))
+        Pin::new(socket).poll_flush(cx)
     }
 
     fn poll_write<W: AsyncWrite + Unpin>(

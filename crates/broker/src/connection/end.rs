@@ -10,7 +10,6 @@ use magpie_failpoint::fail_point;
 use magpie_session::CloseCause;
 use magpie_state::{Departure, SessionProgress};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
@@ -20,6 +19,7 @@ use crate::mailbox::Post;
 use crate::node::Shared;
 use crate::resume::progress_at_end;
 use crate::shared::SharedMessages;
+use crate::stream::Stream;
 use crate::write_buffer::WriteBuffer;
 use crate::{attach, buffers};
 
@@ -28,7 +28,7 @@ impl Driver {
     pub(super) async fn end(mut self: Box<Self>, end: End) {
         let cause = end.cause;
         self.node.metrics.closed(cause);
-        debug!(client = self.handle.client().map(tracing::field::display), remote = %self.handle.remote, ?cause, "connection closed");
+        debug!(client = self.handle.client().map(tracing::field::display), remote = %self.handle.peer.remote, ?cause, "connection closed");
         // What is on its way into the cluster's queue and not acknowledged is dropped; the client repeats.
         self.submitting = None;
         self.keeping = None;
@@ -128,7 +128,7 @@ impl Driver {
 
 /// Writes what is left, and then waits a moment for the client to close its side: closing over bytes that were not read would reset the
 /// connection, and the client would never see the reason.
-async fn say_goodbye(node: &Shared, mut socket: TcpStream, out: &mut WriteBuffer) {
+async fn say_goodbye(node: &Shared, mut socket: Stream, out: &mut WriteBuffer) {
     let closing = async {
         poll_fn(|cx| out.poll_flush(cx, &mut socket)).await?;
         socket.shutdown().await?;

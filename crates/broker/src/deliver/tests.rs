@@ -29,7 +29,7 @@ impl World {
 
     fn client(&mut self, id: &'static str) -> Arc<Handle> {
         self.numbers += 1;
-        let address = ([127, 0, 0, 1], 1).into();
+        let address = crate::peer::Peer::tcp(([127, 0, 0, 1], 1).into());
         let handle = Handle::new(self.numbers, address, &MailboxConfig::default());
         handle.greet(Greeting {
             client: ClientId(Text::from_static(id)),

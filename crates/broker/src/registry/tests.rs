@@ -15,7 +15,7 @@ fn client() -> ClientId {
 fn handle(number: u64) -> Arc<Handle> {
     Arc::new(Handle::new(
         number,
-        ([127, 0, 0, 1], 1).into(),
+        crate::peer::Peer::tcp(([127, 0, 0, 1], 1).into()),
         &MailboxConfig::default(),
     ))
 }
