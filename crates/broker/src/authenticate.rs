@@ -17,6 +17,10 @@ pub(crate) enum Authentication {
 impl Authentication {
     /// The reason code of a refusal goes into CONNACK.
     pub(crate) fn authenticate(self, credentials: &Credentials) -> Result<(), ReasonCode> {
+        if credentials.method.is_some() {
+            // No method of enhanced authentication is supported [MQTT-4.12.0-1].
+            return Err(ReasonCode::BadAuthenticationMethod);
+        }
         match (self, &credentials.username) {
             (Self::Anonymous, _) => Ok(()),
             (Self::Refuse, Some(_)) => Err(ReasonCode::BadUserNameOrPassword),

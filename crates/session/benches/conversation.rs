@@ -40,7 +40,7 @@ fn connected(session_expiry_s: u32, now: Instant) -> Connection {
     };
     connection.handle_packet(Packet::Connect(Box::new(connect)), now);
     let answers = [
-        Answer::Authenticated(Ok(())),
+        Answer::Authenticated(Ok(None)),
         Answer::Attached {
             epoch: 1,
             session: None,

@@ -13,7 +13,7 @@ pub enum CloseCause {
     ConnectTimeout,
     /// The client was silent for one and a half times its Keep Alive [MQTT-3.1.2-22].
     KeepAliveTimeout,
-    /// CONNACK refused the client.
+    /// CONNACK refused the client, or DISCONNECT one that was to show again who it is.
     Refused(ReasonCode),
     /// The client broke a rule of MQTT or passed a limit that it was told.
     Violation {

@@ -5,22 +5,26 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use magpie_codec::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode,
     Text,
 };
 
+use crate::auth::{Exchange, fits};
 use crate::established::{Established, Terms};
 use crate::ticket::Subject;
+use crate::violation::Violation;
 use crate::{Answer, Attach, CloseCause, Credentials, Limits, Output, Session, Ticket, will};
 
-/// No CONNACK of ours that lets in is larger, unless it tells response information: a handful of numbers and an assigned id.
+/// No CONNACK of ours that lets in is larger, unless it tells response information or authentication data: a handful of numbers and an
+/// assigned id.
 const CONNACK_BYTES_MAX: u32 = 128;
 
 /// A client whose CONNECT was taken and whose CONNACK was not sent yet.
 ///
 /// ```text
+///                 ┌─ AUTH ◄─► AUTH ─┐  of a client that named a method
 /// CONNECT ──► Authenticate ──answer──► Attach ──answer──► CONNACK, Established
 ///    └────────────┴── refused ────────────┴── refused ──► CONNACK with an error, Closed
 /// ```
@@ -33,7 +37,11 @@ pub(crate) struct Connecting {
     assigned: bool,
     terms: Terms,
     /// When the node must have answered.
-    pub(crate) deadline: Option<Instant>,
+    answer_deadline: Option<Instant>,
+    /// Of a client that named a method.
+    exchange: Option<Box<Exchange>>,
+    /// What the method says to the client at its end, for CONNACK.
+    last_data: Option<Bytes>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,9 +59,13 @@ impl Connecting {
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<Self, ReasonCode> {
-        if properties(&connect).is_some_and(|properties| properties.authentication_method.is_some())
-        {
-            // No method of enhanced authentication is supported [MQTT-4.12.0-1].
+        let (mut method, mut data) = (None, None);
+        if let Some(properties) = &mut connect.properties {
+            method = properties.authentication_method.take();
+            data = properties.authentication_data.take();
+        }
+        if method.as_ref().is_some_and(|method| method.is_empty()) {
+            // No method has no name. What others there are, the node knows [MQTT-4.12.0-1].
             return Err(ReasonCode::BadAuthenticationMethod);
         }
         let assigned = connect.client_id.is_empty();
@@ -75,14 +87,22 @@ impl Connecting {
             client_id: client_id.clone(),
             username: connect.username.take(),
             password: connect.password.take(),
+            method: method.as_ref().map(Text::compact),
+            data,
         };
+        let exchange = credentials.method.clone().map(|method| {
+            let max = terms.packet_bytes_max;
+            Box::new(Exchange::begin(method, limits.connect_timeout, max, now))
+        });
         let connecting = Self {
             step: Step::Authenticate,
             connect,
             client_id,
             assigned,
             terms,
-            deadline: now.checked_add(limits.answer_timeout),
+            answer_deadline: now.checked_add(limits.answer_timeout),
+            exchange,
+            last_data: None,
         };
         if !connecting.can_be_answered(limits) {
             return Err(ReasonCode::ImplementationSpecificError);
@@ -104,9 +124,53 @@ impl Connecting {
         if max.is_none_or(|max| max.get() >= CONNACK_BYTES_MAX) {
             return true;
         }
-        let connack = self.connack(false, limits);
-        let mut bytes = BytesMut::new();
-        magpie_codec::encode(self.terms.version, &connack, max, &mut bytes).is_ok()
+        fits(self.terms.version, &self.connack(false, limits), max)
+    }
+
+    /// Whether the client is to send AUTH, and may send nothing else but DISCONNECT.
+    pub(crate) fn is_challenged(&self) -> bool {
+        self.exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.is_challenged())
+    }
+
+    /// When the node must have answered, or the client.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.exchange {
+            Some(exchange) if exchange.is_challenged() => exchange.deadline(),
+            _ => self.answer_deadline,
+        }
+    }
+
+    /// What is due when the deadline has passed.
+    pub(crate) fn overdue(&self) -> CloseCause {
+        if self.is_challenged() {
+            // [MQTT-4.12.0-4]
+            CloseCause::Refused(ReasonCode::NotAuthorized)
+        } else {
+            CloseCause::Unanswered
+        }
+    }
+
+    /// Takes what a client sends that was challenged.
+    pub(crate) fn handle_packet(
+        &mut self,
+        packet: Packet,
+        limits: &Limits,
+        now: Instant,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        match (packet, &mut self.exchange) {
+            (Packet::Auth(auth), Some(exchange)) => {
+                self.answer_deadline = now.checked_add(limits.answer_timeout);
+                Ok(exchange.handle_auth(auth, now, outputs)?)
+            }
+            (Packet::Disconnect(disconnect), _) => Err(CloseCause::ByClient(disconnect.reason)),
+            // [MQTT-3.1.2-30]
+            _ => {
+                Err(Violation::protocol_error("neither AUTH nor DISCONNECT before CONNACK").into())
+            }
+        }
     }
 
     fn connack(&self, session_present: bool, limits: &Limits) -> Packet {
@@ -135,15 +199,38 @@ impl Connecting {
     /// Takes one step on. Gives the established connection after the last one.
     pub(crate) fn handle_answer(
         &mut self,
+        ticket: Ticket,
         answer: Answer,
         limits: &Arc<Limits>,
         now: Instant,
         outputs: &mut VecDeque<Output>,
     ) -> Result<Option<Box<Established>>, CloseCause> {
+        let awaited = match &self.exchange {
+            Some(exchange) if self.step == Step::Authenticate => exchange.awaits(ticket),
+            _ => true,
+        };
+        if !awaited {
+            return Ok(None);
+        }
         match (&self.step, answer) {
-            (Step::Authenticate, Answer::Authenticated(Ok(()))) => {
+            (Step::Authenticate, Answer::Challenge(data)) => match &mut self.exchange {
+                Some(exchange) => exchange.challenge(data, outputs).map(|()| None),
+                // [MQTT-4.12.0-6]: nobody would answer.
+                None => Err(CloseCause::Refused(ReasonCode::NotAuthorized)),
+            },
+            (Step::Authenticate, Answer::Authenticated(Ok(data))) => {
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.finish();
+                    self.last_data = data;
+                    // It is larger now than when CONNECT came [MQTT-3.1.2-24].
+                    let connack = self.connack(false, limits);
+                    if !fits(self.terms.version, &connack, self.terms.packet_bytes_max) {
+                        let reason = ReasonCode::ImplementationSpecificError;
+                        return Err(CloseCause::Refused(reason));
+                    }
+                }
                 self.step = Step::Attach;
-                self.deadline = now.checked_add(limits.answer_timeout);
+                self.answer_deadline = now.checked_add(limits.answer_timeout);
                 outputs.push_back(Output::Attach {
                     ticket: Ticket {
                         subject: Subject::Attach,
@@ -193,6 +280,7 @@ impl Connecting {
             epoch,
             session,
             is_resumed,
+            self.exchange.take(),
             now,
         ));
         established.resume(now, outputs);
@@ -221,7 +309,9 @@ impl Connecting {
                 .then_some(terms.keep_alive_s),
             // [MQTT-3.1.2-28]
             response_information: self.response_information(limits),
-            // [MQTT-4.12.0-6]: no method.
+            // [MQTT-4.12.0-5], [MQTT-4.12.0-6]
+            authentication_method: self.exchange.as_ref().map(|it| it.method().clone()),
+            authentication_data: self.last_data.clone(),
             ..ConnAckProperties::default()
         }
     }

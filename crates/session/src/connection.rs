@@ -99,7 +99,10 @@ impl Connection {
                 // [MQTT-3.1.0-1], [MQTT-3.1.0-1 v3.1.1]
                 _ => Err(Violation::protocol_error("first packet is not CONNECT").into()),
             },
-            State::Connecting(_) | State::Closed { .. } => Ok(()),
+            State::Connecting(connecting) => {
+                connecting.handle_packet(packet, &self.limits, now, &mut self.outputs)
+            }
+            State::Closed { .. } => Ok(()),
         };
         self.settle(result, now);
     }
@@ -153,7 +156,8 @@ impl Connection {
                 if !matches!(ticket.subject, Subject::Authenticate | Subject::Attach) {
                     return;
                 }
-                match connecting.handle_answer(answer, &self.limits, now, &mut self.outputs) {
+                match connecting.handle_answer(ticket, answer, &self.limits, now, &mut self.outputs)
+                {
                     Ok(Some(established)) => {
                         self.state = State::Established(established);
                         Ok(())
@@ -186,8 +190,9 @@ impl Connection {
     pub fn wants_packets(&self) -> bool {
         match &self.state {
             State::AwaitingConnect { .. } => true,
-            // [MQTT-3.1.4-6], [MQTT-3.1.4-5 v3.1.1]: nothing after CONNECT is processed unless the client is let in.
-            State::Connecting(_) => false,
+            // [MQTT-3.1.4-6], [MQTT-3.1.4-5 v3.1.1]: nothing after CONNECT is processed unless the client is let in, but
+            // the AUTH that it was asked for.
+            State::Connecting(connecting) => connecting.is_challenged(),
             State::Established(established) => established.wants_packets(),
             State::Closed { .. } => false,
         }
@@ -209,8 +214,8 @@ impl Connection {
             State::AwaitingConnect { deadline: Some(at) } if now >= *at => {
                 Err(CloseCause::ConnectTimeout)
             }
-            State::Connecting(connecting) if connecting.deadline.is_some_and(|at| now >= at) => {
-                Err(CloseCause::Unanswered)
+            State::Connecting(connecting) if connecting.deadline().is_some_and(|at| now >= at) => {
+                Err(connecting.overdue())
             }
             State::Established(established) => established.handle_timeout(now),
             State::AwaitingConnect { .. } | State::Connecting(_) | State::Closed { .. } => Ok(()),
@@ -224,7 +229,7 @@ impl Connection {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::AwaitingConnect { deadline } => *deadline,
-            State::Connecting(connecting) => connecting.deadline,
+            State::Connecting(connecting) => connecting.deadline(),
             State::Established(established) => established.poll_timeout(),
             State::Closed { .. } => None,
         }

@@ -18,6 +18,7 @@ use magpie_codec::{Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, To
 use self::handshake::Handshakes;
 use self::publish::{OpenPublish, OpenRelease};
 use self::subscribe::{Asked, OpenSubscribe};
+use crate::auth::{Exchange, refused_again};
 use crate::in_order::InOrder;
 use crate::keep_alive::KeepAlive;
 use crate::packet_ids::PacketIds;
@@ -78,6 +79,8 @@ pub(crate) struct Established {
     resends: VecDeque<PacketId>,
     /// Once there was a QoS 2 delivery in a session that outlives its connection.
     handshakes: Option<Box<Handshakes>>,
+    /// Of a client that named a method of authentication.
+    exchange: Option<Box<Exchange>>,
 }
 
 impl Established {
@@ -87,6 +90,7 @@ impl Established {
         epoch: u64,
         mut session: Session,
         is_resumed: bool,
+        exchange: Option<Box<Exchange>>,
         now: Instant,
     ) -> Self {
         session.expiry_s = terms.session_expiry_s;
@@ -110,6 +114,7 @@ impl Established {
             asked_new: 0,
             resends: VecDeque::new(),
             handshakes: None,
+            exchange,
         }
     }
 
@@ -139,10 +144,14 @@ impl Established {
             Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),
             // [MQTT-3.1.0-2], [MQTT-3.1.0-2 v3.1.1]
             Packet::Connect(_) => Err(Violation::protocol_error("second CONNECT").into()),
-            // A CONNECT with an authentication method is refused, so there is none here [MQTT-4.12.0-6].
-            Packet::Auth(_) => {
-                Err(Violation::protocol_error("AUTH without an authentication method").into())
-            }
+            Packet::Auth(auth) => match &mut self.exchange {
+                // What else it sends meanwhile goes on as before (section 4.12.1).
+                Some(exchange) => Ok(exchange.handle_auth(auth, now, outputs)?),
+                // [MQTT-4.12.0-7]
+                None => {
+                    Err(Violation::protocol_error("AUTH without an authentication method").into())
+                }
+            },
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(Violation::protocol_error("packet that only a server sends").into())
             }
@@ -157,6 +166,7 @@ impl Established {
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), CloseCause> {
         match (ticket.subject, answer) {
+            (Subject::Authenticate, answer) => self.handle_authenticated(ticket, answer, outputs),
             (Subject::Publish, Answer::Published(outcome)) => {
                 self.handle_published(ticket.number, outcome, outputs)
             }
@@ -190,6 +200,25 @@ impl Established {
         }
     }
 
+    /// The node's word on a client that shows again who it is.
+    fn handle_authenticated(
+        &mut self,
+        ticket: Ticket,
+        answer: Answer,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), CloseCause> {
+        let exchange = self.exchange.as_mut();
+        let Some(exchange) = exchange.filter(|exchange| exchange.awaits(ticket)) else {
+            return Ok(());
+        };
+        match answer {
+            Answer::Challenge(data) => exchange.challenge(data, outputs),
+            Answer::Authenticated(Ok(data)) => exchange.finish_again(data, outputs),
+            Answer::Authenticated(Err(reason)) => Err(refused_again(reason)),
+            _ => Ok(()),
+        }
+    }
+
     /// How the connection ends by a DISCONNECT of the client.
     fn handle_disconnect(&mut self, disconnect: &Disconnect) -> CloseCause {
         let properties = disconnect.properties.as_deref();
@@ -209,6 +238,9 @@ impl Established {
         if self.answer_deadline().is_some_and(|at| now >= at) {
             return Err(CloseCause::Unanswered);
         }
+        if self.exchange_deadline().is_some_and(|at| now >= at) {
+            return Err(CloseCause::Refused(ReasonCode::NotAuthorized));
+        }
         if self.keep_alive.is_due(now) {
             return Err(CloseCause::KeepAliveTimeout);
         }
@@ -219,7 +251,12 @@ impl Established {
         self.answer_deadline()
             .into_iter()
             .chain(self.keep_alive.deadline())
+            .chain(self.exchange_deadline())
             .min()
+    }
+
+    fn exchange_deadline(&self) -> Option<Instant> {
+        self.exchange.as_ref()?.deadline()
     }
 
     /// Backpressure: what is past these is left in the socket.

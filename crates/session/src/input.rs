@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use magpie_codec::{Message, QoS, ReasonCode};
 use smallvec::SmallVec;
 
@@ -11,8 +12,11 @@ use crate::Session;
 /// The node's answer to a question of the same name in [`Output`](crate::Output).
 #[derive(Debug)]
 pub enum Answer {
-    /// To `Authenticate`. The code of a refusal goes into CONNACK.
-    Authenticated(Result<(), ReasonCode>),
+    /// To `Authenticate` and `AuthenticateOn`: it is who it says, and is told this, which only a method of enhanced
+    /// authentication has. The code of a refusal goes into CONNACK, or into DISCONNECT if the client was let in before.
+    Authenticated(Result<Option<Bytes>, ReasonCode>),
+    /// To `Authenticate` of a client that named a method, and to `AuthenticateOn`: the client is to answer this, by AUTH.
+    Challenge(Option<Bytes>),
     /// To `Attach`: this is now the client's one connection.
     Attached {
         /// The number of this attachment; higher than any before it for the client.

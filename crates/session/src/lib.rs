@@ -6,6 +6,7 @@
 //! answer. It knows no socket, clock, task or lock. On the data path it stands twice: between the decoder and the
 //! publish path, and between the mailbox and the encoder.
 
+mod auth;
 mod close;
 mod connect;
 mod connection;

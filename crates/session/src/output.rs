@@ -36,6 +36,16 @@ pub enum Output {
         /// What the client showed.
         credentials: Box<Credentials>,
     },
+    /// An AUTH of the client: the next step of the method that its CONNECT named (section 4.12). Answer:
+    /// [`Answer::Challenge`](crate::Answer::Challenge) or [`Answer::Authenticated`](crate::Answer::Authenticated).
+    AuthenticateOn {
+        /// To be handed back with the answer.
+        ticket: Ticket,
+        /// Authentication Data.
+        data: Option<Bytes>,
+        /// Whether a client that is let in begins the exchange anew; else it goes on.
+        begins: bool,
+    },
     /// Make this the client's one connection in the cluster, and find its session. Answer:
     /// [`Answer::Attached`](crate::Answer::Attached) or [`Answer::AttachRefused`](crate::Answer::AttachRefused).
     Attach {
@@ -134,7 +144,7 @@ pub enum Output {
     },
 }
 
-/// What a client showed to prove who it is. `Debug` does not show the password.
+/// What a client showed to prove who it is. `Debug` shows neither password nor data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The version that it speaks.
@@ -145,6 +155,10 @@ pub struct Credentials {
     pub username: Option<Text>,
     /// Password.
     pub password: Option<Bytes>,
+    /// Of enhanced authentication, never empty: the method that proves who it is, in place of the password.
+    pub method: Option<Text>,
+    /// Authentication Data, the first of the method's exchange.
+    pub data: Option<Bytes>,
 }
 
 impl fmt::Debug for Credentials {
@@ -154,6 +168,7 @@ impl fmt::Debug for Credentials {
             .field("client_id", &self.client_id)
             .field("username", &self.username)
             .field("has_password", &self.password.is_some())
+            .field("method", &self.method)
             .finish()
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod auth;
 mod close;
 mod connect;
 mod deliver;
@@ -74,7 +75,7 @@ impl Driver {
         session: Option<Box<Session>>,
     ) -> Vec<Output> {
         let ticket = ticket_of(&self.packet(Packet::Connect(Box::new(connect))));
-        let ticket = ticket_of(&self.answer(ticket, Answer::Authenticated(Ok(()))));
+        let ticket = ticket_of(&self.answer(ticket, Answer::Authenticated(Ok(None))));
         let mut outputs = self.answer(ticket, Answer::Attached { epoch: 7, session });
         assert!(
             matches!(&outputs[0], Output::Send(Packet::ConnAck(connack)) if !connack.reason.is_error())
@@ -232,6 +233,7 @@ pub(crate) fn ticket_in(output: &Output) -> Option<Ticket> {
     match output {
         Output::Publish { ticket, .. } => *ticket,
         Output::Authenticate { ticket, .. }
+        | Output::AuthenticateOn { ticket, .. }
         | Output::Attach { ticket, .. }
         | Output::Release { ticket, .. }
         | Output::Bind { ticket, .. }

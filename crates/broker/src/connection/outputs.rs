@@ -54,7 +54,16 @@ impl Driver {
                 ticket,
                 credentials,
             } => {
-                let answer = Answer::Authenticated(self.authentication.authenticate(&credentials));
+                let answer = Answer::Authenticated(
+                    self.authentication
+                        .authenticate(&credentials)
+                        .map(|()| None),
+                );
+                self.session.handle_answer(ticket, answer, now);
+            }
+            // Only of a client whose method is known, and there is none yet.
+            Output::AuthenticateOn { ticket, .. } => {
+                let answer = Answer::Authenticated(Err(ReasonCode::NotAuthorized));
                 self.session.handle_answer(ticket, answer, now);
             }
             Output::Attach { ticket, attach } => self.attach(ticket, *attach),

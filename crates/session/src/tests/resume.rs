@@ -93,7 +93,7 @@ fn session_present_is_true_to_the_facts() {
         let mut driver = Driver::new(limits());
         let ticket =
             ticket_of(&driver.packet(Packet::Connect(Box::new(returning_connect(returning())))));
-        let ticket = ticket_of(&driver.answer(ticket, Answer::Authenticated(Ok(()))));
+        let ticket = ticket_of(&driver.answer(ticket, Answer::Authenticated(Ok(None))));
         let outputs = driver.answer(ticket, Answer::Attached { epoch: 8, session });
         assert_eq!(connack(&outputs).session_present, present);
     }

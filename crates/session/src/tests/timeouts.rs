@@ -95,7 +95,7 @@ fn the_servers_keep_alive_replaces_a_longer_one() {
         });
         let connect = Packet::Connect(Box::new(keeping_alive(ProtocolVersion::V5, asked)));
         let ticket = ticket_of(&driver.packet(connect));
-        let ticket = ticket_of(&driver.answer(ticket, Answer::Authenticated(Ok(()))));
+        let ticket = ticket_of(&driver.answer(ticket, Answer::Authenticated(Ok(None))));
         let outputs = driver.answer(
             ticket,
             Answer::Attached {
@@ -114,7 +114,7 @@ fn a_node_that_does_not_answer_a_connect_refuses_it() {
     let connect = Packet::Connect(Box::new(connect(ProtocolVersion::V5)));
     let ticket = ticket_of(&driver.packet(connect));
     driver.sleep(9_999);
-    driver.answer(ticket, Answer::Authenticated(Ok(())));
+    driver.answer(ticket, Answer::Authenticated(Ok(None)));
     assert_eq!(driver.sleep(9_999), []);
     let outputs = driver.sleep(1);
     assert_eq!(connack(&outputs).reason, ReasonCode::ServerUnavailable);
