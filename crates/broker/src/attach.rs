@@ -97,6 +97,8 @@ fn refusal(error: &Error) -> ReasonCode {
     debug!(%error, "attach refused");
     match error {
         Error::Full(_) => ReasonCode::QuotaExceeded,
+        // Whatever Clean Start says; v3.1.1: 5.
+        Error::Foreign => ReasonCode::NotAuthorized,
         _ => ReasonCode::ServerUnavailable,
     }
 }

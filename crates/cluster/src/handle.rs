@@ -96,6 +96,9 @@ pub enum Error {
     /// A limit of the cluster is reached: provably nothing was changed.
     #[error("a limit is reached: {0}")]
     Full(&'static str),
+    /// The session belongs to another user: nothing was changed.
+    #[error("the session of this client id belongs to another user")]
+    Foreign,
     /// The cluster understood, and will not do it.
     #[error("{0}")]
     Refused(String),

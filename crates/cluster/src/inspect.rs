@@ -169,14 +169,15 @@ impl Cluster {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub async fn end_session(&self, client: &ClientId) -> Result<bool, Error> {
-        if self.session(client).await?.is_none() {
+        let Some(session) = self.session(client).await? else {
             return Ok(false);
-        }
+        };
         let attach = Attach {
             client: client.clone(),
             clean_start: true,
             session_expiry_s: 0,
             will: None,
+            owner: session.owner,
         };
         let attached = self.attach(attach).await?;
         self.detach(attached.undo(client.clone()));
@@ -291,6 +292,9 @@ fn row(session: SessionSummary) -> proto::SessionRow {
         attached,
         session_expiry_s: session.session_expiry_s,
         subscriptions: u64::try_from(session.subscriptions).unwrap_or(u64::MAX),
+        owner: session
+            .owner
+            .map_or_else(String::new, |owner| owner.to_string()),
     }
 }
 
@@ -311,5 +315,9 @@ fn summary(row: proto::SessionRow) -> Option<SessionSummary> {
         attached,
         session_expiry_s: row.session_expiry_s,
         subscriptions: usize::try_from(row.subscriptions).ok()?,
+        owner: match row.owner.as_str() {
+            "" => None,
+            _ => Some(Text::try_from(row.owner).ok()?),
+        },
     })
 }

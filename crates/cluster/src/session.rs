@@ -4,7 +4,7 @@
 //! under the epoch of the attachment, so that a connection which was taken over can change nothing any more.
 
 use bytes::Bytes;
-use magpie_codec::PacketId;
+use magpie_codec::{PacketId, Text};
 use magpie_state::partition::StoredSession;
 use magpie_state::{ClientId, Departure, Epoch, PartitionId, Record, SessionProgress, StoredWill};
 
@@ -23,6 +23,8 @@ pub struct Attach {
     pub session_expiry_s: u32,
     /// Will Message, which the partition publishes when the attachment ends without a clean [`Detach`].
     pub will: Option<Box<StoredWill>>,
+    /// User name that the client has shown to be its own: nobody else may have the session then.
+    pub owner: Option<Text>,
 }
 
 /// The attachment.

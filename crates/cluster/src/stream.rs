@@ -46,6 +46,8 @@ pub(crate) enum Done {
         repeated: Vec<u32>,
         /// Publishes that a limit of retained messages does not admit.
         full: Vec<u32>,
+        /// Attaches to a session of another user.
+        foreign: Vec<u32>,
         /// Answers to attaches.
         attached: Vec<Attached>,
     },

@@ -146,6 +146,7 @@ impl Takeover {
             clean_start,
             session_expiry_s,
             will,
+            owner,
         } = attach;
         let stream = self.of(&client);
         let record = Record::Attach {
@@ -153,6 +154,7 @@ impl Takeover {
             clean_start,
             session_expiry_s,
             will,
+            owner,
         };
         let done = stream
             .commit_for_certain(&[record])
@@ -160,8 +162,14 @@ impl Takeover {
             .map_err(|_| Error::Stopping)?;
         let answer = match done {
             Done::Taken {
-                attached, refused, ..
+                attached,
+                refused,
+                foreign,
+                ..
             } => {
+                if !foreign.is_empty() {
+                    return Err(Error::Foreign);
+                }
                 if attached.is_empty() && !refused.is_empty() {
                     metrics::counter!("magpie_sessions_refused_total").increment(1);
                     return Err(Error::Full("sessions_max, or outbox_bytes_max"));

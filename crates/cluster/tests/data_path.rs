@@ -69,6 +69,7 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
         clean_start: true,
         session_expiry_s: 0,
         will: None,
+        owner: None,
     };
     let first = nodes[0].cluster.attach(attach()).await.unwrap();
 

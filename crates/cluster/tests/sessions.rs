@@ -26,6 +26,7 @@ fn attach(id: &str, session_expiry_s: u32) -> Attach {
         clean_start: false,
         session_expiry_s,
         will: None,
+        owner: None,
     }
 }
 

@@ -319,6 +319,7 @@ impl Session {
             clean_start: false,
             session_expiry_s: u32::MAX,
             will: None,
+            owner: None,
         };
         let attached = cluster.attach(attach).await.unwrap();
         let partitions = usize::from(cluster.partitions());

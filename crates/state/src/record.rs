@@ -9,7 +9,7 @@ mod subscription;
 mod will;
 
 use bytes::{Bytes, BytesMut};
-use magpie_codec::{PacketId, QoS, TopicFilter};
+use magpie_codec::{PacketId, QoS, Text, TopicFilter};
 
 pub use lost::LostTopic;
 pub(crate) use lost::{put_lost_topics, read_lost_topics};
@@ -63,6 +63,9 @@ pub enum Record {
         session_expiry_s: u32,
         /// Will Message.
         will: Option<Box<StoredWill>>,
+        /// User name that the client has shown to be its own, if it has one. A Session belongs to the one that began it: an attach by another
+        /// changes nothing, and is named in [`Outcome::foreign`](crate::partition::Outcome::foreign).
+        owner: Option<Text>,
     },
     /// A connection is gone.
     Detach {

@@ -104,6 +104,7 @@ impl Phones {
                 clean_start: false,
                 session_expiry_s: 86_400,
                 will: None,
+                owner: None,
             }));
             let epoch = |n| Epoch::at(epochs, n - first);
             phones.append(batch.clone().map(|n| Record::Subscribe {

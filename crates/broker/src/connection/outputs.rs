@@ -188,6 +188,7 @@ impl Driver {
                     publish_ms: clock::wall_ms(),
                 })
             }),
+            owner: None,
         };
         let cluster = self.node.cluster.clone();
         task::spawn(attach::run(

@@ -480,6 +480,7 @@ impl Batch {
                     refused: Vec::new(),
                     repeated: Vec::new(),
                     full: Vec::new(),
+                    foreign: Vec::new(),
                     attached: Vec::new(),
                 });
                 continue;
@@ -492,6 +493,7 @@ impl Batch {
             let refused = of_mine(&outcome.refused);
             let repeated = of_mine(&outcome.repeated);
             let full = of_mine(&outcome.full);
+            let foreign = of_mine(&outcome.foreign);
             let attached = outcome
                 .attached
                 .iter()
@@ -504,6 +506,7 @@ impl Batch {
                 refused,
                 repeated,
                 full,
+                foreign,
                 attached: attached.collect(),
             });
         }

@@ -99,6 +99,7 @@ mod tests {
             subscriptions: Vec::new(),
             cursors: Vec::new(),
             lost: 0,
+            owner: None,
         };
         let progress = SessionProgress {
             cursors: vec![Cursor {
@@ -135,6 +136,7 @@ mod tests {
             subscriptions: Vec::new(),
             cursors: Vec::new(),
             lost: 0,
+            owner: None,
         };
         let progress = SessionProgress {
             cursors: Vec::new(),

@@ -44,6 +44,8 @@ pub struct Outcome {
     /// Ordinals (0-based) of publishes that were not taken, because they would be retained for one topic more than there may be: nobody gets
     /// them. Ascending.
     pub full: Vec<u32>,
+    /// Ordinals (0-based) of attaches to a Session that belongs to another user, ascending.
+    pub foreign: Vec<u32>,
     /// Answers to the batch's attaches, ascending by ordinal.
     pub attached: Vec<Attached>,
 }
@@ -77,6 +79,7 @@ impl Outcome {
         self.refused.is_empty()
             && self.repeated.is_empty()
             && self.full.is_empty()
+            && self.foreign.is_empty()
             && self.attached.is_empty()
     }
 
@@ -95,6 +98,7 @@ impl Outcome {
         put_ordinals(out, &self.refused);
         put_ordinals(out, &self.repeated);
         put_ordinals(out, &self.full);
+        put_ordinals(out, &self.foreign);
         out.put_u32_le(
             u32::try_from(self.attached.len()).expect("no more than a batch has records"),
         );
@@ -120,6 +124,7 @@ impl Outcome {
         let refused = read_ordinals(buf)?;
         let repeated = read_ordinals(buf)?;
         let full = read_ordinals(buf)?;
+        let foreign = read_ordinals(buf)?;
         let mut attached = Vec::new();
         for _ in 0..read_u32(buf, "attach answers")? {
             let ordinal = read_u32(buf, "ordinal")?;
@@ -143,6 +148,7 @@ impl Outcome {
             refused,
             repeated,
             full,
+            foreign,
             attached,
         })
     }

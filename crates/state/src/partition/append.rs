@@ -7,7 +7,7 @@ use super::PartitionState;
 use super::answer::{AppendAnswer, Attached, Outcome};
 use super::received::Taking;
 use super::retained::Retaining;
-use super::sessions::{Ending, Full, NewConnection, Superseded};
+use super::sessions::{Ending, NewConnection, Superseded, Unattached};
 use super::share_groups::{Joining, ShareMemberId};
 use super::streams::Turn;
 
@@ -135,6 +135,7 @@ impl PartitionState {
                 session_expiry_s,
                 clean_start,
                 will,
+                owner,
             } => {
                 let epoch = Epoch::at(index, ordinal);
                 let new = NewConnection {
@@ -144,6 +145,7 @@ impl PartitionState {
                     clean_start,
                     session_expiry_s,
                     will: will.as_deref(),
+                    owner: owner.as_deref(),
                 };
                 match self.sessions.attach(&new, &self.limits, changed) {
                     Ok(attaching) => outcome.attached.push(Attached {
@@ -153,7 +155,8 @@ impl PartitionState {
                         superseded: attaching.superseded,
                     }),
                     // Without an answer: that tells it from a refusal for a newer connection.
-                    Err(Full) => outcome.refused.push(ordinal),
+                    Err(Unattached::Full) => outcome.refused.push(ordinal),
+                    Err(Unattached::Foreign) => outcome.foreign.push(ordinal),
                 }
             }
             Record::Detach {

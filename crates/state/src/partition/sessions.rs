@@ -27,7 +27,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use bytes::{BufMut, Bytes};
 use magpie_codec::TopicName;
 
-pub(super) use lifecycle::{Ending, Full, NewConnection};
+pub(super) use lifecycle::{Ending, NewConnection, Unattached};
 pub use losses::Loss;
 pub use timers::TICK_MS_MAX;
 
@@ -138,6 +138,7 @@ impl Sessions {
             cursors,
             inflight,
             lost: session.lost(),
+            owner: session.owner(),
         })
     }
 
@@ -191,6 +192,7 @@ impl Sessions {
                     attached: session.attached(),
                     session_expiry_s: session.expiry_s,
                     subscriptions: session.subscriptions.len(),
+                    owner: session.owner(),
                 }
             })
             .collect()

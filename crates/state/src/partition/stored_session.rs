@@ -1,10 +1,12 @@
 //! What the partition of a client tells about its Session.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use magpie_codec::Text;
 
 use crate::record::{put_cursors, put_inflight, read_cursors, read_inflight};
 use crate::wire::{
-    put_count, put_stream, read_epoch, read_list, read_stream, read_u8, read_u32, read_u64,
+    put_count, put_stream, put_text, read_epoch, read_list, read_stream, read_text, read_u8,
+    read_u32, read_u64,
 };
 use crate::{ClientId, Cursor, DecodeError, Epoch, Inflight, StoredSubscription, StreamId};
 
@@ -25,6 +27,8 @@ pub struct StoredSession {
     pub inflight: Vec<Inflight>,
     /// Messages that limits have taken from it since it began; where that is not known exactly, not less than there were.
     pub lost: u64,
+    /// User name that it belongs to; `None`: anybody may take it.
+    pub owner: Option<Text>,
 }
 
 /// A Session in a list of them.
@@ -40,6 +44,8 @@ pub struct SessionSummary {
     pub session_expiry_s: u32,
     /// How many subscriptions it has.
     pub subscriptions: usize,
+    /// User name that it belongs to; `None`: anybody may take it.
+    pub owner: Option<Text>,
 }
 
 impl StoredSession {
@@ -61,6 +67,7 @@ impl StoredSession {
         put_cursors(&mut out, &self.cursors);
         put_inflight(&mut out, &self.inflight);
         out.put_u64_le(self.lost);
+        put_text(&mut out, self.owner.as_deref().unwrap_or_default());
         out.freeze()
     }
 
@@ -81,6 +88,7 @@ impl StoredSession {
             cursors: read_cursors(buf)?,
             inflight: read_inflight(buf)?,
             lost: read_u64(buf, "lost messages")?,
+            owner: Some(read_text(buf, "owner")?).filter(|owner| !owner.is_empty()),
         })
     }
 }

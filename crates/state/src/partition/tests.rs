@@ -194,6 +194,7 @@ impl Replica {
             clean_start: true,
             session_expiry_s: 0,
             will: None,
+            owner: None,
         };
         match self.append(stream, seq, &[record]) {
             AppendAnswer::Taken(outcome) | AppendAnswer::Repeat(outcome) => outcome.attached[0],
@@ -221,14 +222,28 @@ impl Replica {
         session_expiry_s: u32,
         will: Option<StoredWill>,
     ) -> Option<Attached> {
+        self.try_connect_as(stream, id, clean_start, session_expiry_s, will, None)
+    }
+
+    fn try_connect_as(
+        &mut self,
+        stream: StreamId,
+        id: &'static str,
+        clean_start: bool,
+        session_expiry_s: u32,
+        will: Option<StoredWill>,
+        owner: Option<&'static str>,
+    ) -> Option<Attached> {
         let record = Record::Attach {
             client: client(id),
             clean_start,
             session_expiry_s,
             will: will.map(Box::new),
+            owner: owner.map(Text::from_static),
         };
         let outcome = self.send(stream, &[record]);
-        assert_eq!(outcome.attached.is_empty(), outcome.refused == [0]);
+        let is_refused = outcome.refused == [0] || outcome.foreign == [0];
+        assert_eq!(outcome.attached.is_empty(), is_refused);
         outcome.attached.first().copied()
     }
 

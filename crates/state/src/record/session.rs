@@ -10,7 +10,7 @@ use super::share::read_membership;
 use super::{Record, SessionProgress, StoredSubscription, StoredWill, kind};
 use crate::wire::{
     put_count, put_place, put_stream, put_text, read_client, read_epoch, read_filter, read_list,
-    read_packet_id, read_place, read_stream, read_u8, read_u32,
+    read_packet_id, read_place, read_stream, read_text, read_u8, read_u32,
 };
 use crate::{ClientId, DecodeError, Departure, Epoch};
 
@@ -21,13 +21,21 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
             clean_start,
             session_expiry_s,
             will,
+            owner,
         } => {
             out.put_u8(kind::ATTACH);
             put_text(out, &client.0);
-            out.put_u8(u8::from(*clean_start) | u8::from(will.is_some()) << 1);
+            out.put_u8(
+                u8::from(*clean_start)
+                    | u8::from(will.is_some()) << 1
+                    | u8::from(owner.is_some()) << 2,
+            );
             out.put_u32_le(*session_expiry_s);
             if let Some(will) = will {
                 will.encode(out);
+            }
+            if let Some(owner) = owner {
+                put_text(out, owner);
             }
         }
         Record::Detach {
@@ -242,6 +250,10 @@ fn decode_attach(buf: &mut Bytes) -> Result<Record, DecodeError> {
         will: match flags & 2 {
             0 => None,
             _ => Some(Box::new(StoredWill::decode(buf)?)),
+        },
+        owner: match flags & 4 {
+            0 => None,
+            _ => Some(read_text(buf, "owner")?),
         },
     })
 }

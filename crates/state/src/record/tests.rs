@@ -130,8 +130,14 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
         clean_start: true,
         session_expiry_s: 3600,
         will,
+        owner: None,
     };
     round_trip(&attach(None));
+    let mut owned = attach(None);
+    if let Record::Attach { owner, .. } = &mut owned {
+        *owner = Some(Text::from_static("ann"));
+    }
+    round_trip(&owned);
     round_trip(&attach(Some(Box::new(StoredWill {
         will,
         publish_ms: 17,

@@ -17,9 +17,14 @@ const ENDED_AT_ONCE_MAX: usize = 4096;
 /// The most messages in flight of one Session.
 const INFLIGHT_MAX: usize = 65_535;
 
-/// A limit does not admit one more.
+/// Why a connection is not attached. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Full;
+pub(in super::super) enum Unattached {
+    /// A limit does not admit one more.
+    Full,
+    /// The Session belongs to another user.
+    Foreign,
+}
 
 /// What became of an attach.
 #[derive(Debug)]
@@ -37,6 +42,7 @@ pub(in super::super) struct NewConnection<'a> {
     pub(in super::super) clean_start: bool,
     pub(in super::super) session_expiry_s: u32,
     pub(in super::super) will: Option<&'a StoredWill>,
+    pub(in super::super) owner: Option<&'a str>,
 }
 
 /// How a connection ended.
@@ -52,8 +58,13 @@ impl Sessions {
         new: &NewConnection<'_>,
         limits: &PartitionLimits,
         changed: &mut Changed,
-    ) -> Result<Attaching, Full> {
+    ) -> Result<Attaching, Unattached> {
         let known = self.table.find(&new.client.0);
+        let owner = known.and_then(|number| self.table.at(number).owner.as_deref());
+        if owner.is_some() && owner != new.owner {
+            // Whatever Clean Start says: nobody ends what is another's.
+            return Err(Unattached::Foreign);
+        }
         let superseded = known
             .and_then(|number| self.table.at(number).attached())
             .map(|(epoch, holder)| answer::Superseded { epoch, holder });
@@ -64,11 +75,11 @@ impl Sessions {
         let gives_a_place = known.is_some_and(|number| self.table.at(number).is_durable);
         if takes_a_place && !gives_a_place && self.stored as u64 >= limits.sessions_max {
             // Nothing has changed: an older connection of the client stays.
-            return Err(Full);
+            return Err(Unattached::Full);
         }
         if known.is_some_and(|number| self.is_full() && self.would_tell(number, resumed.is_some()))
         {
-            return Err(Full);
+            return Err(Unattached::Full);
         }
         changed.insert(key(&new.client.0));
         let mut displaced = None;
@@ -90,6 +101,8 @@ impl Sessions {
         };
         let session = self.table.at_mut(number);
         session.expiry_s = new.session_expiry_s;
+        // What nobody owned is the first one's who has a name.
+        session.owner = new.owner.filter(|owner| !owner.is_empty()).map(Into::into);
         session.attachment = Some(Box::new(Attachment {
             epoch: new.epoch,
             holder: new.holder,

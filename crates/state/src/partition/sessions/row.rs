@@ -7,8 +7,8 @@ use crate::record::{
     StoredSubscription, put_cursors, put_inflight, put_subscription, read_cursors, read_inflight,
 };
 use crate::wire::{
-    put_bytes, put_count, put_stream, read_bytes, read_epoch, read_list, read_stream, read_u8,
-    read_u32, read_u64,
+    put_bytes, put_count, put_stream, put_text, read_bytes, read_epoch, read_list, read_stream,
+    read_text, read_u8, read_u32, read_u64,
 };
 use crate::{ClientId, DecodeError};
 
@@ -19,6 +19,7 @@ const WILL: u8 = 8;
 const DELAYED_WILL: u8 = 16;
 const DISPLACED_WILL: u8 = 32;
 const LOST: u8 = 64;
+const OWNED: u8 = 128;
 
 pub(super) fn encode(session: &Session) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
@@ -34,7 +35,8 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
             | flag(will.is_some(), WILL)
             | flag(displaced.is_some(), DISPLACED_WILL)
             | flag(delayed.is_some(), DELAYED_WILL)
-            | flag(session.lost() > 0, LOST),
+            | flag(session.lost() > 0, LOST)
+            | flag(session.owner.is_some(), OWNED),
     );
     out.put_u64_le(session.incarnation.0);
     out.put_u32_le(session.expiry_s);
@@ -53,6 +55,9 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
     }
     if session.lost() > 0 {
         out.put_u64_le(session.lost());
+    }
+    if let Some(owner) = &session.owner {
+        put_text(&mut out, owner);
     }
     put_count(&mut out, session.subscriptions.len());
     for it in &session.subscriptions {
@@ -90,6 +95,9 @@ pub(super) fn decode(client: &ClientId, buf: &mut Bytes) -> Result<Session, Deco
         0 => 0,
         _ => read_u64(buf, "lost messages")?,
     };
+    if flags & OWNED != 0 {
+        session.owner = Some((&*read_text(buf, "owner")?).into());
+    }
     let subscriptions = read_list(buf, "subscriptions", |buf| {
         StoredSubscription::decode(buf).map(|stored| Subscription::new(&stored))
     })?;

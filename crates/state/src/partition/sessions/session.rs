@@ -25,6 +25,8 @@ pub(super) struct Session {
     /// Of its own, by partition, ascending. A member of a cohort is at the cohort's floors, if they are higher.
     pub(super) cursors: Box<[Cursor]>,
     pub(super) rare: Option<Box<Rare>>,
+    /// User name that it belongs to, never empty.
+    pub(super) owner: Option<Box<str>>,
 }
 
 /// A connection.
@@ -85,7 +87,13 @@ impl Session {
             subscriptions: Box::default(),
             cursors: Box::default(),
             rare: None,
+            owner: None,
         }
+    }
+
+    pub(super) fn owner(&self) -> Option<Text> {
+        let owner = self.owner.as_deref()?;
+        Some(Text::try_from(owner).expect("it was a user name"))
     }
 
     pub(super) fn client_id(&self) -> ClientId {

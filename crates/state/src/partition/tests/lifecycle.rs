@@ -141,6 +141,7 @@ fn many_sessions_end_over_several_ticks_all_in_the_end() {
             clean_start: true,
             session_expiry_s: 1,
             will: None,
+            owner: None,
         };
         attach.encode(&mut records);
     }
@@ -229,4 +230,32 @@ fn a_stored_session_survives_the_way_to_another_node() {
     assert_eq!(session.inflight, last.inflight);
     assert_eq!(session.cursors, last.cursors);
     assert_eq!(StoredSession::decode(session.encode()), Ok(session));
+}
+
+/// A Session is its owner's: another user's attach changes nothing, Clean Start or not.
+#[test]
+fn a_session_belongs_to_the_user_that_began_it() {
+    let mut replica = Replica::default();
+    let as_user = |replica: &mut Replica, clean_start, owner| {
+        replica.try_connect_as(A1, "phone", clean_start, 60, None, owner)
+    };
+    // Nobody's is anybody's, and then theirs.
+    assert!(as_user(&mut replica, false, None).is_some());
+    let first = as_user(&mut replica, false, Some("ann")).unwrap();
+    assert!(first.session_present);
+    for clean_start in [false, true] {
+        for other in [Some("bob"), None] {
+            assert_eq!(as_user(&mut replica, clean_start, other), None);
+        }
+    }
+    let stored = replica.session("phone").unwrap();
+    assert_eq!(stored.attached.unwrap().0, first.epoch, "still there");
+    assert_eq!(stored.owner.as_deref(), Some("ann"));
+    let again = as_user(&mut replica, true, Some("ann")).unwrap();
+    assert!(!again.session_present);
+    // It is free when it is over.
+    replica.send(A1, &[detach("phone", again.epoch, true)]);
+    replica.pass_s(61);
+    assert_eq!(replica.session("phone"), None);
+    assert!(as_user(&mut replica, false, Some("bob")).is_some());
 }

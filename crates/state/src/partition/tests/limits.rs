@@ -18,6 +18,7 @@ fn attach(id: &'static str, clean_start: bool, session_expiry_s: u32) -> Record 
         clean_start,
         session_expiry_s,
         will: None,
+        owner: None,
     }
 }
 
@@ -443,6 +444,7 @@ fn many(count: usize) -> (PartitionState, u64) {
                 clean_start: true,
                 session_expiry_s: 3600,
                 will: Some(Box::new(will(b"gone", 0))),
+                owner: None,
             };
             attach.encode(&mut records);
         }

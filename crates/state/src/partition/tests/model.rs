@@ -14,6 +14,7 @@ const STREAMS: [StreamId; 4] = [A1, A2, B1, stream(3, 1)];
 /// The topics of a filter with a wildcard are in both partitions.
 const FILTERS: [(&str, &[PartitionId]); 3] =
     [("t", &[HERE]), ("u", &[THERE]), ("+", &[HERE, THERE])];
+const OWNERS: [&str; 2] = ["ann", "bob"];
 const POSITIONS: u64 = 12;
 
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ enum Op {
         clean_start: bool,
         expiry_s: u32,
         will_delay_s: Option<u32>,
+        owner: Option<usize>,
     },
     Detach {
         client: usize,
@@ -96,10 +98,11 @@ fn op() -> impl Strategy<Value = Op> {
     let expiry = prop_oneof![Just(0u32), 1..4u32, Just(u32::MAX)];
     let delay = prop::option::of(prop_oneof![Just(0u32), 1..4u32]);
     let last = prop::option::of((1..POSITIONS, 1..POSITIONS));
+    let owner = prop_oneof![3 => Just(None), 5 => Just(Some(0)), 1 => Just(Some(1))];
     prop_oneof![
-        4 => (client.clone(), stream.clone(), prop::bool::weighted(0.2), expiry.clone(), delay).prop_map(
-            |(client, stream, clean_start, expiry_s, will_delay_s)| Op::Attach {
-                client, stream, clean_start, expiry_s, will_delay_s
+        4 => (client.clone(), stream.clone(), prop::bool::weighted(0.2), expiry.clone(), delay, owner).prop_map(
+            |(client, stream, clean_start, expiry_s, will_delay_s, owner)| Op::Attach {
+                client, stream, clean_start, expiry_s, will_delay_s, owner
             }),
         2 => (client.clone(), any::<bool>(), prop::option::weighted(0.2, expiry), last, stale).prop_map(
             |(client, is_clean, expiry_s, last, is_stale)| Op::Detach {
@@ -145,6 +148,7 @@ struct Model {
     incarnation: Epoch,
     expiry_s: u32,
     is_durable: bool,
+    owner: Option<&'static str>,
     attached: Option<(Epoch, StreamId)>,
     is_joined: bool,
     will: Option<(u32, Bytes)>,
@@ -298,12 +302,14 @@ impl Pair {
                 clean_start,
                 expiry_s,
                 will_delay_s,
+                owner,
             } => self.attach(
                 CLIENTS[client],
                 STREAMS[stream],
                 clean_start,
                 expiry_s,
                 will_delay_s,
+                owner.map(|owner| OWNERS[owner]),
             ),
             Op::Detach {
                 client,
@@ -474,6 +480,7 @@ impl Pair {
         clean_start: bool,
         expiry_s: u32,
         will_delay_s: Option<u32>,
+        owner: Option<&'static str>,
     ) {
         if self.model.over.contains(&stream) {
             return;
@@ -487,11 +494,17 @@ impl Pair {
             },
             publish_ms: 1,
         });
-        let attached = self
-            .real
-            .try_connect(stream, client, clean_start, expiry_s, stored);
+        let attached =
+            self.real
+                .try_connect_as(stream, client, clean_start, expiry_s, stored, owner);
 
         self.model.hear(stream);
+        let known = self.model.sessions.get(client);
+        let belongs_to = known.and_then(|known| known.owner);
+        if belongs_to.is_some() && belongs_to != owner {
+            assert_eq!(attached, None, "it is another's");
+            return;
+        }
         let stored = self.model.sessions.values().filter(|it| it.is_durable);
         let stored = stored.count();
         let known = self.model.sessions.get(client);
@@ -539,7 +552,9 @@ impl Pair {
             floors: BTreeMap::new(),
             inflight: Vec::new(),
             lost: 0,
+            owner: None,
         });
+        session.owner = owner;
         session.expiry_s = expiry_s;
         session.attached = Some((attached.epoch, stream));
         session.is_joined = false;
@@ -858,6 +873,7 @@ fn compare_session(client: &str, real: &StoredSession, model: &Model) {
     assert_eq!(real.attached, model.attached);
     assert_eq!(real.session_expiry_s, model.expiry_s);
     assert_eq!(real.lost, model.lost);
+    assert_eq!(real.owner.as_deref(), model.owner);
     let subscriptions: BTreeMap<_, _> = real
         .subscriptions
         .iter()

@@ -177,6 +177,7 @@ fn two_attaches_in_one_batch_have_different_epochs() {
         clean_start: true,
         session_expiry_s: 0,
         will: None,
+        owner: None,
     };
     let AppendAnswer::Taken(outcome) = replica.append(A1, 1, &[attach.clone(), attach]) else {
         panic!()
@@ -205,6 +206,7 @@ fn a_fence_refuses_older_connections_until_their_node_has_closed_them() {
             refused: ordinals.to_vec(),
             repeated: Vec::new(),
             full: Vec::new(),
+            foreign: Vec::new(),
             attached: Vec::new(),
         })
     };
@@ -212,6 +214,7 @@ fn a_fence_refuses_older_connections_until_their_node_has_closed_them() {
         refused: vec![1],
         repeated: Vec::new(),
         full: Vec::new(),
+        foreign: Vec::new(),
         attached: Vec::new(),
     });
     let mixed = [
