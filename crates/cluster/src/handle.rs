@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use magpie_access::{Change, Changed, Policy};
 use magpie_codec::{TopicFilter, TopicName};
 use magpie_router::FilterMap;
 use magpie_state::control::ControlState;
@@ -181,6 +182,21 @@ impl Cluster {
     /// [`Error::Refused`] with the reason.
     pub async fn remove_member(&self, node: NodeId) -> Result<(), Error> {
         self.inner.membership.remove_member(node).await
+    }
+
+    /// Who may do what, as this node has applied it last. Compiled when something has changed, before anybody is told that it has.
+    #[must_use]
+    pub fn policy(&self) -> watch::Receiver<Arc<Policy>> {
+        self.inner.membership.policy()
+    }
+
+    /// Changes users, rules or bans in the whole cluster. When this returns, the change is committed and, unless it is very late, holds on
+    /// this node; others follow within a heartbeat.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason; [`Error::NotProposed`], [`Error::Unknown`] (repeating is safe), [`Error::Stopping`].
+    pub async fn change_access(&self, change: Change) -> Result<Changed, Error> {
+        self.inner.membership.change_access(change).await
     }
 
     /// This node.

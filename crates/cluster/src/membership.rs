@@ -4,6 +4,7 @@
 //! [`announce`] tells each new life to the control group, [`ping`] watches the other members and learns who leads, [`replicas`] starts and
 //! stops replicas as the placement says, [`control_duties`] and [`partition_duties`] are what leaders do. It knows no message and no client.
 
+mod access;
 mod announce;
 mod control_duties;
 mod follow;
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use magpie_access::Policy;
 use magpie_state::control::{ControlState, Member, MemberState, Settings};
 use magpie_state::partition::PartitionState;
 use magpie_state::{Incarnation, NodeId, PartitionId, StreamId};
@@ -94,9 +96,13 @@ struct Inner {
     blank: ControlState,
     applied: watch::Sender<u64>,
     settings: watch::Sender<Option<Settings>>,
+    /// What follows from the users, rules and bans as applied here.
+    policy: watch::Sender<Arc<Policy>>,
     readiness: watch::Sender<Readiness>,
     /// This life stands in the control group's state.
     announced: watch::Sender<bool>,
+    /// This life stands in the state as applied here, so that the policy is no older than this start.
+    is_policy_current: AtomicBool,
     /// Another node refused this life.
     doubted: Notify,
     is_draining: AtomicBool,
@@ -139,8 +145,10 @@ impl Membership {
                 blank: ControlState::default(),
                 applied: watch::Sender::new(0),
                 settings: watch::Sender::new(None),
+                policy: watch::Sender::default(),
                 readiness: watch::Sender::new(Readiness::NotReady(String::from("starting"))),
                 announced: watch::Sender::new(false),
+                is_policy_current: AtomicBool::new(false),
                 doubted: Notify::new(),
                 is_draining: AtomicBool::new(false),
                 waiting: Paced::default(),

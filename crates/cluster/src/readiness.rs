@@ -19,7 +19,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) waiting: Option<String>,
     /// The cluster's number of partitions, once it is formed.
     pub(crate) partitions: Option<u16>,
-    /// Whether this life stands in the control group's state.
+    /// Whether this life stands in the control group's state, here as well.
     pub(crate) is_announced: bool,
     pub(crate) is_draining: bool,
     /// By how much this node's clock is off, and what is allowed.

@@ -1,4 +1,4 @@
-//! The state of the control group: members, placement of partitions, cluster settings, and the routes of the direct class.
+//! The state of the control group: members, placement of partitions, cluster settings, the routes of the direct class, and who may do what.
 
 mod command;
 mod member;
@@ -8,6 +8,7 @@ mod rows;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
+use magpie_access::{Change, Tables};
 use magpie_codec::TopicFilter;
 use magpie_router::{Limits, RouteTable};
 
@@ -40,6 +41,7 @@ pub struct ControlState {
     /// First placement of each partition that no leader is known to have had yet: who may found its group.
     founders: BTreeMap<PartitionId, Vec<NodeId>>,
     routes: RouteTable<NodeId>,
+    access: Tables,
     /// Keys of rows changed since the last checkpoint.
     changed: HashSet<Vec<u8>, foldhash::fast::FixedState>,
 }
@@ -54,6 +56,7 @@ impl Default for ControlState {
             placement: BTreeMap::new(),
             founders: BTreeMap::new(),
             routes: RouteTable::with_limits(ROUTE_LIMITS),
+            access: Tables::default(),
             changed: HashSet::default(),
         }
     }
@@ -101,6 +104,12 @@ impl ControlState {
     #[must_use]
     pub const fn routes(&self) -> &RouteTable<NodeId> {
         &self.routes
+    }
+
+    /// Users, rules and bans.
+    #[must_use]
+    pub const fn access(&self) -> &Tables {
+        &self.access
     }
 
     /// Whether this life of a node is over, as far as this state knows: declared down, followed by another, or no member. A life that
@@ -164,6 +173,7 @@ impl StateMachine for ControlState {
                 changes,
             }) => self.change_routes(node, incarnation, &changes),
             Ok(ControlCommand::SetDirect { filters }) => self.set_direct(filters),
+            Ok(ControlCommand::Access(change)) => self.change_access(change),
             Err(error) => ControlAnswer::Refused(error.to_string()),
         }
     }
@@ -387,6 +397,16 @@ impl ControlState {
         self.settings.direct_filters = filters;
         self.changed.insert(rows::settings_key());
         ControlAnswer::Done
+    }
+
+    fn change_access(&mut self, change: Change) -> ControlAnswer {
+        let mut touched = Vec::new();
+        let changed = self.access.apply(change, &mut touched);
+        self.changed.extend(touched.iter().map(rows::access_key));
+        match changed {
+            Ok(changed) => ControlAnswer::Access(changed),
+            Err(error) => ControlAnswer::Refused(error.to_string()),
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl Membership {
                     self.inner.waiting.say(&format!("not announced: {why}"));
                     pause = pause.min(PAUSE_MIN * 4);
                 }
-                Some(ControlAnswer::RoutesRefused { .. }) | None => {}
+                Some(ControlAnswer::RoutesRefused { .. } | ControlAnswer::Access(_)) | None => {}
             }
         }
     }
@@ -109,7 +109,8 @@ impl Membership {
                 ControlAnswer::Done
                 | ControlAnswer::Down
                 | ControlAnswer::Refused(_)
-                | ControlAnswer::RoutesRefused { .. } => {
+                | ControlAnswer::RoutesRefused { .. }
+                | ControlAnswer::Access(_) => {
                     clearing.insert(node);
                 }
             }

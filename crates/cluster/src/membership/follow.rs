@@ -37,6 +37,7 @@ impl Membership {
         let applied = group.watch_applied();
         inner.groups.set_control(group);
         self.follow_state();
+        self.follow_policy().await;
         tokio::spawn(self.clone().follow(applied));
         Ok(())
     }
@@ -61,6 +62,8 @@ impl Membership {
         loop {
             let index = *applied.borrow_and_update();
             self.follow_state();
+            // Before anybody is told: what was applied here holds here.
+            self.follow_policy().await;
             self.inner.applied.send_replace(index);
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,

@@ -80,7 +80,7 @@ impl Membership {
                 .borrow()
                 .as_ref()
                 .map(|settings| settings.partitions),
-            is_announced: *self.inner.announced.borrow(),
+            is_announced: *self.inner.announced.borrow() && self.is_policy_current(),
             is_draining: self.is_draining(),
             clock_off: self.inner.peers.clock_off(age),
             clock_off_max: CLOCK_DIFFERENCE_MAX,

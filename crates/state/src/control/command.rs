@@ -3,6 +3,7 @@
 //! Rare commands are JSON, so that a log can be read by eye; changes of routes, of which there are millions, are binary.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use magpie_access::{Change, Changed};
 use magpie_codec::TopicFilter;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,8 @@ pub enum ControlCommand {
         /// Topic filters.
         filters: Vec<String>,
     },
+    /// Change users, rules or bans.
+    Access(Change),
 }
 
 /// How many online subscribers a node now has for a filter: 1 stands for any number of plain ones, share groups count their members.
@@ -107,6 +110,8 @@ pub enum ControlAnswer {
         /// Never empty.
         ordinals: Vec<u32>,
     },
+    /// What came of a change of users, rules or bans.
+    Access(Changed),
 }
 
 /// The commands that are JSON in the log.
@@ -142,6 +147,7 @@ enum Rare {
     SetDirect {
         filters: Vec<String>,
     },
+    Access(Change),
 }
 
 const RARE: u8 = 1;
@@ -189,6 +195,7 @@ impl ControlCommand {
             },
             Self::Founded { partitions } => Rare::Founded { partitions },
             Self::SetDirect { filters } => Rare::SetDirect { filters },
+            Self::Access(change) => Rare::Access(change),
         };
         out.put_u8(RARE);
         serde_json::to_writer((&mut out).writer(), &rare)
@@ -255,6 +262,7 @@ impl From<Rare> for ControlCommand {
             },
             Rare::Founded { partitions } => Self::Founded { partitions },
             Rare::SetDirect { filters } => Self::SetDirect { filters },
+            Rare::Access(change) => Self::Access(change),
         }
     }
 }

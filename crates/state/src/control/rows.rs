@@ -1,6 +1,7 @@
 //! The control state as rows of a checkpoint or snapshot.
 
 use bytes::{BufMut, Bytes};
+use magpie_access::Key;
 use magpie_codec::TopicFilter;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -16,6 +17,7 @@ mod table {
     pub(super) const PLACEMENT: u8 = b'p';
     pub(super) const FOUNDERS: u8 = b'f';
     pub(super) const ROUTE: u8 = b'r';
+    pub(super) const ACCESS: u8 = b'a';
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +56,12 @@ pub(super) fn route_key(filter: &TopicFilter) -> Vec<u8> {
     let mut key = vec![table::ROUTE];
     key.put_slice(filter.as_str().as_bytes());
     key
+}
+
+pub(super) fn access_key(key: &Key) -> Vec<u8> {
+    let mut whole = vec![table::ACCESS];
+    whole.append(&mut key.encode());
+    whole
 }
 
 fn node_key(table: u8, node: NodeId) -> Vec<u8> {
@@ -103,6 +111,7 @@ impl ControlState {
                     .map(|partition| founders_key(*partition)),
             )
             .chain(routes.map(|filter| route_key(&filter)))
+            .chain(self.access.keys().map(|key| access_key(&key)))
     }
 
     /// The present value of a row; `None` when it is gone.
@@ -122,6 +131,7 @@ impl ControlState {
             table::ROUTE => {
                 self.route_value(&TopicFilter::try_from(std::str::from_utf8(rest).ok()?).ok()?)
             }
+            table::ACCESS => self.access.value(&Key::decode(rest).ok()?),
             _ => None,
         }
     }
@@ -176,6 +186,10 @@ impl ControlState {
                     let set = self.routes.set_members(&filter, node, members);
                     set.map_err(|_| DecodeError::new("route", "the route table is full"))?;
                 }
+            }
+            table::ACCESS => {
+                let loaded = Key::decode(&key).and_then(|key| self.access.load(key, &value));
+                loaded.map_err(|_| DecodeError::new("access", "not of this version"))?;
             }
             _ => return Err(DecodeError::new("table of a row", "unknown")),
         }

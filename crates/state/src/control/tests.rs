@@ -474,3 +474,70 @@ fn changed_rows_carry_the_state_to_a_checkpoint() {
     settle(&mut state);
     save(&mut state);
 }
+
+#[test]
+fn users_rules_and_bans_survive_in_rows() {
+    let mut state = formed(1);
+    state.take_changed();
+    let rule = serde_json::from_str(
+        r#"{"effect":"allow","action":"all","who":"user:anna","pattern":"a/%u/#"}"#,
+    )
+    .unwrap();
+    let add = ControlCommand::Access(Change::AddRule { rule });
+    let answer = apply(&mut state, add.clone());
+    let ControlAnswer::Access(magpie_access::Changed::Rule(id)) = answer else {
+        panic!("{answer:?}");
+    };
+    // A repeat, because the answer was lost, adds nothing and touches no row.
+    assert_eq!(state.take_changed().len(), 2);
+    assert_eq!(apply(&mut state, add), answer);
+    assert!(state.take_changed().is_empty());
+
+    let ban = |now_ms| {
+        ControlCommand::Access(Change::AddBan {
+            target: "address:10.0.0.1".parse().unwrap(),
+            ban: magpie_access::Ban {
+                reason: String::new(),
+                until_ms: Some(10),
+            },
+            now_ms,
+        })
+    };
+    apply(&mut state, ban(0));
+    let mut copy = ControlState::default();
+    for row in state.rows() {
+        copy.load(row).unwrap();
+    }
+    assert_eq!(copy.access().revision(), state.access().revision());
+    let rules = copy.access().snapshot();
+    assert!(rules.rules().contains_key(&id));
+    assert_eq!(rules.ban_count(), 1);
+
+    // What was removed is a row without value.
+    state.take_changed();
+    let remove = ControlCommand::Access(Change::RemoveRule { id });
+    apply(&mut state, remove);
+    let gone = state
+        .take_changed()
+        .into_iter()
+        .filter(|row| row.value.is_none());
+    assert_eq!(gone.count(), 1);
+}
+
+#[test]
+fn a_change_that_breaks_a_limit_is_refused_in_words() {
+    let mut state = formed(1);
+    let long = ControlCommand::Access(Change::AddBan {
+        target: "user:x".parse().unwrap(),
+        ban: magpie_access::Ban {
+            reason: "x".repeat(1000),
+            until_ms: None,
+        },
+        now_ms: 0,
+    });
+    let answer = apply(&mut state, long);
+    let ControlAnswer::Refused(why) = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(why.contains("256 bytes"), "{why}");
+}
