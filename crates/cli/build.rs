@@ -7,13 +7,14 @@ use std::path::Path;
 use std::{env, fs};
 
 /// The files that hold a section of the settings.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "src/config/settings.rs",
     "src/config/cluster_settings.rs",
     "../broker/src/listener.rs",
     "../broker/src/connection.rs",
     "../broker/src/session_limits.rs",
     "../broker/src/mailbox.rs",
+    "../broker/src/sys_topics.rs",
     "../admin/src/config.rs",
 ];
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig};
+use crate::{ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig, SysTopicsConfig};
 
 /// Everything that can be set about clients and their connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// What waits for one client.
     pub mailbox: MailboxConfig,
+    /// What the node tells of itself in topics.
+    pub sys_topics: SysTopicsConfig,
 }
 
 /// A value that cannot be right.
@@ -52,6 +54,7 @@ impl Config {
         self.listener.check(&mut problems);
         self.connection.check(&mut problems);
         self.session.check(&mut problems);
+        self.sys_topics.check(&mut problems);
         if self.mailbox.messages_max == 0 {
             problems.push(Problem::new("mailbox.messages_max", "must be at least 1"));
         }

@@ -10,7 +10,7 @@ use magpie_state::{ClientId, PartitionId, Position};
 
 use crate::clock;
 use crate::mailbox::{Pushed, Wakes};
-use crate::metrics::Metrics;
+use crate::metrics::{DropCause, Metrics};
 use crate::subscribers::{Found, Receiver, Receivers, Subscribers};
 
 /// Delivers messages, burst by burst. Each task that delivers owns one, with a cache of its own, so that topics that come again take
@@ -167,9 +167,13 @@ impl Deliverer {
             no_member,
         } = std::mem::take(&mut self.dropped);
         if mailbox_full + overflowed + no_member > 0 {
-            self.metrics.dropped_mailbox_full.increment(mailbox_full);
+            self.metrics
+                .dropped
+                .count(DropCause::MailboxFull, mailbox_full);
             self.metrics.mailbox_overflows.increment(overflowed);
-            self.metrics.dropped_no_member.increment(no_member);
+            self.metrics
+                .dropped
+                .count(DropCause::NoShareMember, no_member);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Counters of this crate. Hot paths count for themselves and report once per burst.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use magpie_codec::QoS;
 use magpie_session::{CloseCause, Eviction};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
@@ -14,10 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) slow_closes: Counter,
     pub(crate) received: PerQoS,
     pub(crate) sent: PerQoS,
-    pub(crate) dropped_mailbox_full: Counter,
-    pub(crate) dropped_no_member: Counter,
-    pub(crate) dropped_too_large: Counter,
-    pub(crate) dropped_expired: Counter,
+    pub(crate) dropped: Dropped,
     pub(crate) mailbox_overflows: Counter,
     pub(crate) retain_ignored: Counter,
     pub(crate) retained_replaced: Counter,
@@ -31,6 +30,27 @@ pub(crate) struct Metrics {
 pub(crate) struct PerQoS {
     messages: [Counter; 3],
     bytes: [Counter; 3],
+    /// Of all QoS, for those who ask this process.
+    messages_in_all: AtomicU64,
+    bytes_in_all: AtomicU64,
+}
+
+/// Deliveries that were not made.
+pub(crate) struct Dropped {
+    mailbox_full: Counter,
+    no_member: Counter,
+    too_large: Counter,
+    expired: Counter,
+    in_all: AtomicU64,
+}
+
+/// Why a delivery was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DropCause {
+    MailboxFull,
+    NoShareMember,
+    TooLarge,
+    Expired,
 }
 
 /// What one connection counted since its last report.
@@ -45,7 +65,6 @@ impl Metrics {
     pub(crate) fn register() -> Self {
         describe();
         let refused = |reason| counter!("magpie_connections_refused_total", "reason" => reason);
-        let dropped = |reason| counter!("magpie_messages_dropped_total", "reason" => reason);
         Self {
             connections: gauge!("magpie_connections"),
             connects: counter!("magpie_connects_total"),
@@ -61,10 +80,7 @@ impl Metrics {
                 "magpie_messages_sent_total",
                 "magpie_messages_sent_bytes_total",
             ),
-            dropped_mailbox_full: dropped("mailbox_full"),
-            dropped_no_member: dropped("no_share_member"),
-            dropped_too_large: dropped("too_large"),
-            dropped_expired: dropped("expired"),
+            dropped: Dropped::register(),
             mailbox_overflows: counter!("magpie_mailbox_overflows_total"),
             retain_ignored: counter!("magpie_retain_ignored_total"),
             retained_replaced: counter!("magpie_retained_replaced_total"),
@@ -91,16 +107,57 @@ impl PerQoS {
         Self {
             messages: qos.map(|qos| counter!(messages, "qos" => qos)),
             bytes: qos.map(|qos| counter!(bytes, "qos" => qos)),
+            messages_in_all: AtomicU64::new(0),
+            bytes_in_all: AtomicU64::new(0),
         }
     }
 
+    /// Messages and payload bytes since the start.
+    pub(crate) fn in_all(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.messages_in_all), count(&self.bytes_in_all))
+    }
+
     fn add(&self, tally: &Tally) {
+        let (messages, bytes) = (tally.messages.iter().sum(), tally.bytes.iter().sum());
+        self.messages_in_all.fetch_add(messages, Ordering::Relaxed);
+        self.bytes_in_all.fetch_add(bytes, Ordering::Relaxed);
         for qos in 0..3 {
             if tally.messages[qos] > 0 {
                 self.messages[qos].increment(tally.messages[qos]);
                 self.bytes[qos].increment(tally.bytes[qos]);
             }
         }
+    }
+}
+
+impl Dropped {
+    fn register() -> Self {
+        let dropped = |reason| counter!("magpie_messages_dropped_total", "reason" => reason);
+        Self {
+            mailbox_full: dropped("mailbox_full"),
+            no_member: dropped("no_share_member"),
+            too_large: dropped("too_large"),
+            expired: dropped("expired"),
+            in_all: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts some.
+    pub(crate) fn count(&self, cause: DropCause, messages: u64) {
+        let counter = match cause {
+            DropCause::MailboxFull => &self.mailbox_full,
+            DropCause::NoShareMember => &self.no_member,
+            DropCause::TooLarge => &self.too_large,
+            DropCause::Expired => &self.expired,
+        };
+        counter.increment(messages);
+        self.in_all.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// Since the start.
+    pub(crate) fn in_all(&self) -> u64 {
+        self.in_all.load(Ordering::Relaxed)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use magpie_cluster::{Cluster, Events};
+use magpie_cluster::{Cluster, Events, Load};
 use magpie_session::{Eviction, Limits};
 use magpie_state::{ClientId, PartitionId};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::progress::Durables;
 use crate::registry::Registry;
 use crate::shares::Shares;
 use crate::subscribers::Subscribers;
-use crate::{Config, events, progress, tail, task};
+use crate::{Config, events, progress, sys_topics, tail, task};
 
 /// How often the gauges are brought up to date.
 const OBSERVE_EVERY: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub(crate) struct Shared {
     has_ignored_retain: AtomicBool,
     listening: Mutex<Listening>,
     stop_listening: CancellationToken,
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Counts of now.
@@ -117,6 +117,7 @@ impl Node {
             stop: CancellationToken::new(),
         });
         task::spawn(observe(Arc::clone(&shared)));
+        task::spawn(sys_topics::run(Arc::clone(&shared)));
         task::spawn(progress::run(
             shared.cluster.clone(),
             Arc::clone(&shared.durables),
@@ -291,6 +292,7 @@ async fn observe(shared: Arc<Shared>) {
         let handles = shared.registry.handles();
         let totals = shared.totals(&handles);
         let metrics = &shared.metrics;
+        shared.cluster.tell_load(load(&totals, metrics));
         metrics.connections.set(totals.connections as f64);
         metrics.subscriptions.set(totals.subscriptions as f64);
         metrics.filters.set(totals.filters as f64);
@@ -300,5 +302,20 @@ async fn observe(shared: Arc<Shared>) {
         }
         metrics.mailbox_messages.set(held.messages as f64);
         metrics.mailbox_bytes.set(held.bytes as f64);
+    }
+}
+
+fn load(totals: &Totals, metrics: &Metrics) -> Load {
+    let (messages_received, bytes_received) = metrics.received.in_all();
+    let (messages_sent, bytes_sent) = metrics.sent.in_all();
+    Load {
+        clients: totals.clients as u64,
+        subscriptions: totals.subscriptions as u64,
+        messages_received,
+        bytes_received,
+        messages_sent,
+        bytes_sent,
+        messages_dropped: metrics.dropped.in_all(),
+        ..Load::default()
     }
 }

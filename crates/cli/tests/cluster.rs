@@ -9,4 +9,5 @@ mod cluster {
     mod messages;
     mod nodes;
     mod sessions;
+    mod sys_topics;
 }

@@ -25,8 +25,8 @@ use crate::stream::{Records, Stream};
 use crate::tail::{Feeds, Interest, TailParts};
 use crate::takeover::Takeover;
 use crate::{
-    Barrier, Config, Direct, DirectOutcome, Events, Fatal, ShareTarget, StartError, Status,
-    Submission, Submitted, Tail,
+    Barrier, Config, Direct, DirectOutcome, Events, Fatal, Load, NodeLoad, ShareTarget, StartError,
+    Status, Submission, Submitted, Tail,
 };
 
 /// Longest wait of a barrier for a tail.
@@ -157,6 +157,17 @@ impl Cluster {
             }
         }
         status
+    }
+
+    /// Takes what the broker knows of this node's load, for the others to be told.
+    pub fn tell_load(&self, load: Load) {
+        self.inner.membership.tell_load(load);
+    }
+
+    /// What the members carry that are up and were heard within some seconds, this node first.
+    #[must_use]
+    pub fn loads(&self) -> Vec<NodeLoad> {
+        self.inner.membership.loads()
     }
 
     /// Messages queued or unacknowledged on the links to other nodes.

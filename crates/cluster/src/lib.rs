@@ -40,6 +40,7 @@ pub use event::{Event, Events};
 pub use fetch::{Fetch, Fetched};
 pub use handle::{Cluster, Error, Readiness};
 pub use inspect::WaitingMessages;
+pub use membership::{Load, NodeLoad};
 pub use publish::{Direct, DirectOutcome, ShareTarget, Submission, Submitted};
 pub use retained::RetainedPage;
 pub use session::{Attach, Attached, Detach, Handover};

@@ -10,6 +10,7 @@ mod control_duties;
 mod follow;
 mod formation;
 mod forward;
+mod load;
 mod paced;
 mod partition_clock;
 mod partition_duties;
@@ -44,6 +45,8 @@ use crate::raft::{Observer, Registry};
 use crate::rpc::{Channels, Guard, Identity};
 use crate::stream::Stream;
 use crate::{Config, Event, Readiness, StartError};
+use load::OwnLoad;
+pub use load::{Load, NodeLoad};
 use paced::Paced;
 use peers::Peers;
 
@@ -106,6 +109,7 @@ struct Inner {
     /// Another node refused this life.
     doubted: Notify,
     is_draining: AtomicBool,
+    load: OwnLoad,
     /// What the node waits for while it forms or joins.
     waiting: Paced,
     /// Held while this node takes on a cluster, which it does once.
@@ -151,6 +155,7 @@ impl Membership {
                 is_policy_current: AtomicBool::new(false),
                 doubted: Notify::new(),
                 is_draining: AtomicBool::new(false),
+                load: OwnLoad::default(),
                 waiting: Paced::default(),
                 taking_on: tokio::sync::Mutex::default(),
                 streams: OnceLock::new(),

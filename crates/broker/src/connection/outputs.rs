@@ -19,6 +19,7 @@ use crate::durable::Durable;
 use crate::handle::Greeting;
 use crate::lanes::Lanes;
 use crate::mailbox::Post;
+use crate::metrics::DropCause;
 use crate::publish::{self, Outgoing, Publisher};
 use crate::resume::{Resume, at_least_once, resume};
 use crate::retained;
@@ -159,7 +160,7 @@ impl Driver {
     fn send_message(&mut self, header: &PublishHeader, message: &Message) {
         match self.out.publish(self.session.version(), header, message) {
             Ok(()) => self.sent.count(header.qos, message.payload.len()),
-            Err(EncodeError::TooLarge) => self.node.metrics.dropped_too_large.increment(1),
+            Err(EncodeError::TooLarge) => self.node.metrics.dropped.count(DropCause::TooLarge, 1),
             Err(error) => debug!(%error, "message not sent"),
         }
     }
@@ -530,16 +531,16 @@ impl Driver {
         match outcome {
             Outcome::Acknowledged => {}
             Outcome::Refused(reason) => debug!(?reason, "the client refused a message"),
-            Outcome::TooLarge => self.node.metrics.dropped_too_large.increment(1),
-            Outcome::Expired => self.node.metrics.dropped_expired.increment(1),
+            Outcome::TooLarge => self.node.metrics.dropped.count(DropCause::TooLarge, 1),
+            Outcome::Expired => self.node.metrics.dropped.count(DropCause::Expired, 1),
         }
     }
 
     fn count_note(&self, note: Note) {
         match note {
             Note::RetainIgnored | Note::WillRetainIgnored => self.node.note_retain_ignored(),
-            Note::QoS0TooLarge => self.node.metrics.dropped_too_large.increment(1),
-            Note::QoS0Expired => self.node.metrics.dropped_expired.increment(1),
+            Note::QoS0TooLarge => self.node.metrics.dropped.count(DropCause::TooLarge, 1),
+            Note::QoS0Expired => self.node.metrics.dropped.count(DropCause::Expired, 1),
             Note::UnknownPacketId => trace!("acknowledgement of an unknown packet id"),
         }
     }

@@ -12,6 +12,7 @@ mod retained;
 mod session_end;
 mod shares;
 mod slow;
+mod sys_topics;
 mod wills;
 
 use std::time::Duration;

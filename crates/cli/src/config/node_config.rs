@@ -111,6 +111,7 @@ impl NodeConfig {
                 connection: settings.connection.clone(),
                 session: settings.session.clone(),
                 mailbox: settings.mailbox.clone(),
+                sys_topics: settings.sys_topics.clone(),
             },
             http: magpie_admin::Config {
                 listen: settings.http_listen,

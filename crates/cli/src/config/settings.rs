@@ -50,6 +50,7 @@ pub(crate) struct Settings {
     pub(crate) connection: magpie_broker::ConnectionConfig,
     pub(crate) session: magpie_broker::SessionConfig,
     pub(crate) mailbox: magpie_broker::MailboxConfig,
+    pub(crate) sys_topics: magpie_broker::SysTopicsConfig,
     pub(crate) cluster: ClusterSettings,
     pub(crate) http: magpie_admin::Limits,
 }
@@ -85,6 +86,7 @@ impl Default for Settings {
             connection: magpie_broker::ConnectionConfig::default(),
             session: magpie_broker::SessionConfig::default(),
             mailbox: magpie_broker::MailboxConfig::default(),
+            sys_topics: magpie_broker::SysTopicsConfig::default(),
             cluster: ClusterSettings::default(),
             http: magpie_admin::Limits::default(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use magpie_state::{NodeId, StreamId};
 use tokio::time::Instant;
 
+use super::load::Load;
 use crate::raft::{GroupId, Members};
 
 /// Clocks that differ by more make messages expire too early or too late.
@@ -38,6 +39,8 @@ pub(super) struct Answer {
     pub(super) hosted: HashSet<GroupId>,
     /// It takes no leaderships.
     pub(super) is_draining: bool,
+    /// What it carries.
+    pub(super) load: Load,
 }
 
 /// What the leader of a group said about its members.
@@ -127,6 +130,13 @@ impl Peers {
         let known = self.lock();
         let answer = known.answers.get(&stream.node)?;
         (answer.stream == stream).then_some(answer.asked)
+    }
+
+    /// What this life of a node carries, if it answered within the last `age`.
+    pub(super) fn load_of(&self, stream: StreamId, age: Duration) -> Option<Load> {
+        let known = self.lock();
+        let answer = known.answers.get(&stream.node)?;
+        (answer.stream == stream && answer.asked.elapsed() <= age).then_some(answer.load)
     }
 
     /// How far this node's clock is off, as the nodes that answered within the last `age` see it.

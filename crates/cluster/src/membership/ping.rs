@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::Membership;
+use super::load::Load;
 use super::peers::{Answer, Report};
 use super::proto;
 use super::proto::membership_client::MembershipClient;
@@ -88,6 +89,7 @@ impl Membership {
             clock_ahead_ms: reply.wall_ms as i64 - here_ms,
             hosted: reply.hosted.iter().copied().map(GroupId).collect(),
             is_draining: reply.is_draining,
+            load: reply.load.map_or_else(Load::default, Load::from),
         }
     }
 
@@ -143,6 +145,7 @@ impl Membership {
             led: self.led_here().into_iter().map(|led| led.proto).collect(),
             hosted: control.into_iter().chain(partitions).collect(),
             is_draining: self.is_draining(),
+            load: Some(self.own_load().into()),
         }
     }
 
