@@ -61,10 +61,12 @@ def fuzz(magpie, seed, seconds):
             canary.figures()
             until = time.monotonic() + seconds
             lanes = [Lane(node.mqtt, random.Random(f"{seed} {number}"), until) for number in range(LANES)]
-            worst = {"p99_ms": 0, "max_ms": 0}
+            worst, at_half = {"p99_ms": 0, "max_ms": 0}, 0.0
             while any(lane.thread.is_alive() for lane in lanes):
                 time.sleep(1)
                 check(node.process.poll() is None, f"the node has ended with {node.process.returncode}:\n{node.log_tail()}\n{last_of(lanes)}")
+                if until - time.monotonic() > seconds / 2:
+                    at_half = memory(node, "VmHWM") - before
                 if (until - time.monotonic()) % 5 < 1:
                     sung = canary.figures()
                     check(sung["lost"] == 0 and sung["ends"] == 0, f"the canary was not served: {sung}\n{last_of(lanes)}")
@@ -85,7 +87,7 @@ def fuzz(magpie, seed, seconds):
         node.stop()
     late = " (over the aim of 250 ms)" if worst["p99_ms"] > CANARY_P99_AIM_MS else ""
     return (f"{sum(lane.count for lane in lanes)} conversations, {sum(lane.bytes for lane in lanes) / 1e6:.1f} MB, "
-            f"{sum(lane.greeted for lane in lanes)} let in; grew by {peak:.1f} MiB (bound {GROWS_MIB}); "
+            f"{sum(lane.greeted for lane in lanes)} let in; grew by {peak:.1f} MiB, {at_half:.1f} of them in the first half (bound {GROWS_MIB}); "
             f"canary p99 {worst['p99_ms']} ms{late}, worst {worst['max_ms']} ms; {told}")
 
 

@@ -1,6 +1,7 @@
 """MQTT clients that we did not write, behind one small interface: paho for Python, Mosquitto's commands, MQTT.js.
 
-`version` is 4 for MQTT 3.1.1 and 5 for MQTT 5.0, as on the wire. A received message is a `Message`.
+`version` is 4 for MQTT 3.1.1 and 5 for MQTT 5.0, as on the wire. A received message is a `Message`. A port may be a `Door`, which knows
+what is spoken there; else it is MQTT over TCP.
 """
 
 import base64
@@ -19,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from doors import PATH, Door
 from report import Failure, check
 
 Message = namedtuple("Message", "topic payload qos retain properties")
@@ -70,6 +72,12 @@ class PahoClient(paho.Client):
 
     reason = None
 
+    def _create_socket_connection(self):
+        # Otherwise two small packets in a row cost 40 ms.
+        opened = super()._create_socket_connection()
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
+
     def _handle_disconnect(self):
         packet = self._in_packet["packet"]
         self.reason = packet[0] if packet else 0
@@ -90,21 +98,24 @@ class Paho(Received):
         self.on_end = on_end
         protocol = paho.MQTTv5 if version == 5 else paho.MQTTv311
         session = {} if version == 5 else {"clean_session": clean or not client_id}
+        door = Door.of(port)
         self.paho = PahoClient(paho.CallbackAPIVersion.VERSION2, client_id, protocol=protocol,
-                               reconnect_on_failure=False, **session)
+                               reconnect_on_failure=False, transport="websockets" if door.is_websocket else "tcp", **session)
         self.paho.max_inflight_messages_set(window)
         self.paho.on_connect = self._on_connect
         self.paho.on_subscribe = lambda _c, _u, mid, codes, _p: self._answer(("subscribe", mid), codes)
         self.paho.on_unsubscribe = lambda _c, _u, mid, codes, _p: self._answer(("unsubscribe", mid), codes)
         self.paho.on_publish = lambda _c, _u, mid, code, _p: self._published(mid, code)
         self.paho.on_disconnect = self._on_disconnect
-        # Otherwise two small packets in a row cost 40 ms.
-        self.paho.on_socket_open = lambda _c, _u, opened: opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if door.is_tls:
+            self.paho.tls_set(ca_certs=str(door.ca))
+        if door.is_websocket:
+            self.paho.ws_set_options(PATH)
         handle = on_message or self.add
         self.paho.on_message = lambda _c, _u, m: handle(
             Message(m.topic, m.payload, m.qos, m.retain, getattr(m, "properties", None)))
         extra = {"clean_start": clean, "properties": connect_properties} if version == 5 else {}
-        self.paho.connect(host, port, keepalive=keepalive, **extra)
+        self.paho.connect(host, int(door), keepalive=keepalive, **extra)
         self.paho.loop_start()
         self._wait(lambda: self.connack or self.end is not None, "CONNACK")
         if not self.connack:
@@ -190,8 +201,7 @@ class MosquittoSub(Received):
 
     def __init__(self, port, version, filters, qos):
         super().__init__()
-        command = ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-V", name_of(version), "-q", str(qos), "-d",
-                   "-F", "message %j"]
+        command = ["mosquitto_sub", *mosquitto_door(port), "-V", name_of(version), "-q", str(qos), "-d", "-F", "message %j"]
         for name in filters:
             command += ["-t", name]
         self.process = subprocess.Popen(["stdbuf", "-oL", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -219,9 +229,15 @@ class MosquittoSub(Received):
 def mosquitto_pub(port, version, topic, payload, qos):
     """Publishes one message, and waits until the command has ended."""
     subprocess.run(
-        ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(port), "-V", name_of(version), "-t", topic, "-m", payload, "-q", str(qos)],
+        ["mosquitto_pub", *mosquitto_door(port), "-V", name_of(version), "-t", topic, "-m", payload, "-q", str(qos)],
         check=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL,
     )
+
+
+def mosquitto_door(port):
+    """Its commands know TCP and TLS, in the version that Debian 12 has."""
+    door = Door.of(port)
+    return ["-h", "127.0.0.1", "-p", str(int(door)), *(["--cafile", str(door.ca)] if door.is_tls else [])]
 
 
 def name_of(version):
@@ -229,10 +245,10 @@ def name_of(version):
 
 
 class MqttJs:
-    """A process with MQTT.js, which is told what to do line by line: see mqttjs.js."""
+    """A process with MQTT.js, which is told what to do line by line: see mqttjs.js. In a page of headless Chromium, if wanted."""
 
-    def __init__(self):
-        self.process = subprocess.Popen(["node", str(Path(__file__).with_name("mqttjs.js"))],
+    def __init__(self, chromium=False):
+        self.process = subprocess.Popen(["node", str(Path(__file__).with_name("mqttjs.js")), *(["--chromium"] if chromium else [])],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.numbers = itertools.count()
         self.waiting = {}
@@ -276,7 +292,8 @@ class MqttJsClient(Received):
         super().__init__()
         self.owner, self.name = process, f"js{next(process.numbers)}"
         process.clients[self.name] = self
-        process.call(do="connect", client=self.name, port=port, version=version)
+        door = Door.of(port)
+        process.call(do="connect", client=self.name, url=door.url, version=version, ca=str(door.ca) if door.is_tls else None)
 
     def subscribe(self, filters, qos):
         return self.owner.call(do="subscribe", client=self.name, filters=filters, qos=qos)
@@ -284,6 +301,10 @@ class MqttJsClient(Received):
     def publish(self, topic, payload, qos):
         self.owner.call(do="publish", client=self.name, topic=topic,
                         payload=base64.b64encode(payload).decode(), qos=qos)
+
+    def publish_many(self, topic, count, qos):
+        """Numbers from 0 on, many under way at a time."""
+        self.owner.call(do="publishMany", client=self.name, topic=topic, count=count, qos=qos)
 
     def close(self):
         self.owner.call(do="end", client=self.name)
