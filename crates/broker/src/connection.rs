@@ -350,7 +350,9 @@ impl Driver {
             fail_point!("deliver", self.handle.about());
             let (token, qos) = (delivery.token, delivery.qos);
             if is_shared(token) {
-                self.handle.mailbox.with_shared(|shared| shared.sent(token));
+                self.handle
+                    .mailbox
+                    .with_shared(|shared| shared.note_sent(token));
             }
             self.session.handle_delivery(delivery, now);
             self.drain(now);

@@ -170,7 +170,7 @@ impl SharedMessages {
     }
 
     /// It is handed to the conversation.
-    pub(crate) fn sent(&mut self, token: Token) {
+    pub(crate) fn note_sent(&mut self, token: Token) {
         if let Some(known) = self.known.get_mut(&token) {
             known.stage = Stage::Sent;
         }
@@ -213,33 +213,32 @@ impl SharedMessages {
             .filter_map(|(token, _)| self.place(*token))
     }
 
-    /// Those that never reached the conversation.
-    pub(crate) fn unsent(&self) -> impl Iterator<Item = Place> + '_ {
-        let unsent = self.known.iter();
-        unsent
-            .filter(|(_, known)| matches!(known.stage, Stage::Waiting | Stage::Queued))
-            .filter_map(|(token, _)| self.place(*token))
+    /// Those of QoS 2 that reached the conversation: the connection ends, and nothing more will.
+    pub(crate) fn sent(&self) -> Vec<Place> {
+        self.of_qos_2(|_, known| matches!(known.stage, Stage::Sent | Stage::Done))
     }
 
-    /// A subscription has ended: what waits for it is given back.
+    /// A subscription has ended: what waits for it is not wanted any more. Gives those of QoS 2 that reached the conversation, or
+    /// still will.
     pub(crate) fn leave(&mut self, filter: &TopicFilter) -> Vec<Place> {
         for slot in &mut self.slots {
             slot.has_left |= slot.filter.as_ref() == Some(filter);
         }
         let slots = &self.slots;
-        let is_of = |token: &Token| slots[slot_of(*token)].filter.as_ref() == Some(filter);
-        let waits = |known: &Known| known.stage == Stage::Waiting;
-        let left: Vec<Token> = self
-            .known
-            .iter()
-            .filter(|(token, known)| waits(known) && is_of(token))
-            .map(|(token, _)| *token)
-            .collect();
-        let places = left.iter().filter_map(|token| self.place(*token)).collect();
-        left.iter().for_each(|token| {
-            self.known.remove(token);
-        });
-        places
+        let of = |token: Token| slots[slot_of(token)].filter.as_ref();
+        self.known
+            .retain(|token, known| known.stage != Stage::Waiting || of(*token) != Some(filter));
+        // What an earlier connection was sent may be of this filter as well as of any other.
+        self.of_qos_2(|token, _| of(token).is_none_or(|it| it == filter))
+    }
+
+    fn of_qos_2(&self, is_wanted: impl Fn(Token, Known) -> bool) -> Vec<Place> {
+        let of_qos_2 = self.known.iter();
+        of_qos_2
+            .filter(|(_, known)| known.qos == QoS::ExactlyOnce)
+            .filter(|(token, known)| is_wanted(**token, **known))
+            .filter_map(|(token, _)| self.place(*token))
+            .collect()
     }
 
     fn find(&self, (partition, membership, position): Place) -> Option<Token> {
@@ -313,8 +312,7 @@ mod tests {
         let b = shared.offer(HERE, &dealt(2, 9, QoS::AtLeastOnce)).unwrap();
         assert!(is_shared(a) && is_shared(b) && a != b);
         assert_eq!(shared.offer(HERE, &dealt(1, 9, QoS::AtLeastOnce)), None);
-        shared.sent(a);
-        assert_eq!(shared.unsent().collect::<Vec<_>>(), [place(2, 9)]);
+        shared.note_sent(a);
         assert_eq!(shared.finish(a, true), Some(place(1, 9)));
         assert_eq!(shared.finish(a, true), None, "once");
     }
@@ -332,6 +330,9 @@ mod tests {
             );
         }
         assert_eq!(shared.unsettled().collect::<Vec<_>>(), [place(1, 10)]);
+        let mut told = shared.sent();
+        told.sort_unstable();
+        assert_eq!(told, [place(1, 9), place(1, 10)]);
         assert_eq!(shared.finish(sent, true), Some(place(1, 9)));
         assert_eq!(shared.offer(HERE, &dealt(1, 9, QoS::ExactlyOnce)), None);
         shared.settled(place(1, 9));
@@ -356,7 +357,7 @@ mod tests {
         assert!(wanted.iter().all(|wanted| shared.queue(wanted.token)));
         assert!(!shared.queue(wanted[0].token));
         shared.fetched();
-        assert_eq!(shared.leave(&wanted[0].filter), [place(1, 13)]);
+        assert_eq!(shared.leave(&wanted[0].filter), [], "of QoS 1");
         assert!(shared.next_to_fetch(2, |_| true).is_none());
         assert!(!shared.has_waiting());
         let late = dealt(1, 14, QoS::AtLeastOnce);
@@ -366,5 +367,34 @@ mod tests {
                 .offer(HERE, &dealt(2, 14, QoS::AtLeastOnce))
                 .is_some()
         );
+    }
+
+    /// What was dealt and did not get as far returns to the group.
+    #[test]
+    fn only_what_may_be_sent_is_told_when_a_subscription_ends() {
+        let mut shared = SharedMessages::default();
+        let mut offer = |membership, position| {
+            let dealt = dealt(membership, position, QoS::ExactlyOnce);
+            shared.offer(HERE, &dealt).unwrap()
+        };
+        let (sent, _queued, waits) = (offer(1, 1), offer(1, 2), offer(1, 3));
+        shared.note_sent(sent);
+        shared.defer(waits);
+        // Of an earlier connection, and nobody has said of which filter.
+        shared.restore(place(7, 9), false).unwrap();
+        let other = Dealt {
+            filter: TopicFilter::from_static("$share/g/b"),
+            ..dealt(5, 4, QoS::ExactlyOnce)
+        };
+        let other = shared.offer(HERE, &other).unwrap();
+        shared.note_sent(other);
+        let mut told = shared.leave(&TopicFilter::from_static("$share/g/a"));
+        told.sort_unstable();
+        assert_eq!(told, [place(1, 1), place(1, 2), place(7, 9)]);
+        assert!(!shared.is_known(waits));
+        // The connection ends before the queued one is handed over.
+        let mut told = shared.sent();
+        told.sort_unstable();
+        assert_eq!(told, [place(1, 1), place(5, 4), place(7, 9)]);
     }
 }

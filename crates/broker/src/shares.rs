@@ -145,32 +145,28 @@ impl Shares {
         if let Some(member) = self.members().get_mut(&handle.number) {
             member.left.insert(filter.compact());
         }
-        let unsent = handle.mailbox.with_shared(|shared| shared.leave(filter));
-        let unsent = unsent.unwrap_or_default();
+        let sent = handle.mailbox.with_shared(|shared| shared.leave(filter));
+        let sent = sent.unwrap_or_default();
         for partition in self.cluster.partitions_of(filter) {
-            let here = unsent.iter().filter(|(of, ..)| *of == partition);
             self.of(partition).push(Record::LeaveShare {
                 filter: filter.clone(),
                 member: handle.number,
                 session: handle.share_session().cloned(),
-                unsent: here.map(|(.., position)| *position).collect(),
+                sent: Some(in_partition(&sent, partition)),
             });
         }
     }
 
-    /// A connection has ended. `unsent`: what was dealt to it and never sent.
-    pub(crate) fn part(&self, handle: &Handle, unsent: &[Place]) {
+    /// A connection has ended. `sent`: what of QoS 2 it may have been sent; `None`: anything.
+    pub(crate) fn part(&self, handle: &Handle, sent: Option<&[Place]>) {
         let Some(member) = self.members().remove(&handle.number) else {
             return;
         };
         for partition in member.partitions {
-            let here = unsent.iter().filter(|(of, ..)| *of == partition);
             let report = self.of(partition);
             report.push(Record::PartShare {
                 member: handle.number,
-                unsent: here
-                    .map(|(_, membership, position)| (*membership, *position))
-                    .collect(),
+                sent: sent.map(|sent| in_partition(sent, partition)),
             });
             report.members.send_modify(|count| *count -= 1);
         }
@@ -178,13 +174,15 @@ impl Shares {
 
     /// The same for one that had ended when it joined.
     pub(crate) fn part_late(&self, handle: &Handle, filter: &TopicFilter) {
+        // A session may have been sent something by an earlier connection; one that ends with its connection has just begun.
+        let sent: Option<&[Place]> = handle.share_session().is_none().then_some(&[]);
         for partition in self.cluster.partitions_of(filter) {
             self.of(partition).push(Record::PartShare {
                 member: handle.number,
-                unsent: Vec::new(),
+                sent: sent.map(|sent| in_partition(sent, partition)),
             });
         }
-        self.part(handle, &[]);
+        self.part(handle, sent);
     }
 
     /// A message needs no more.
@@ -320,6 +318,12 @@ impl Report {
     }
 }
 
+fn in_partition(places: &[Place], partition: PartitionId) -> Vec<(MembershipId, Position)> {
+    let here = places.iter().filter(|(of, ..)| *of == partition);
+    here.map(|(_, membership, position)| (*membership, *position))
+        .collect()
+}
+
 /// Cuts a report into submissions that a partition takes, however long it had no leader.
 fn in_parts(
     done: HashMap<MembershipId, Vec<Position>, foldhash::fast::RandomState>,
@@ -339,8 +343,10 @@ fn in_parts(
     for record in done.chain(records) {
         let places = match &record {
             Record::ShareDone { done } => done.iter().map(|(_, positions)| positions.len()).sum(),
-            Record::LeaveShare { filter, unsent, .. } => unsent.len() + filter.as_str().len() / 16,
-            Record::PartShare { unsent, .. } => unsent.len(),
+            Record::LeaveShare { filter, sent, .. } => {
+                sent.as_ref().map_or(0, Vec::len) + filter.as_str().len() / 16
+            }
+            Record::PartShare { sent, .. } => sent.as_ref().map_or(0, Vec::len),
             _ => 0,
         };
         let weight = places + RECORD_PLACES;
@@ -403,7 +409,7 @@ mod tests {
         let done = HashMap::from_iter([(membership(1), positions.clone())]);
         let part = |member| Record::PartShare {
             member,
-            unsent: vec![(membership(2), Position(9)); 5000],
+            sent: Some(vec![(membership(2), Position(9)); 5000]),
         };
         let parts = in_parts(done, (0..10).map(part).collect());
         assert!(parts.len() > 4);

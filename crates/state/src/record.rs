@@ -197,15 +197,16 @@ pub enum Record {
         member: u64,
         /// As in the join.
         session: Option<ShareSession>,
-        /// Positions of QoS 2 messages that were never sent: they return to the group, as all of QoS 1 do.
-        unsent: Vec<Position>,
+        /// Of QoS 2, what was sent, or may have been, by membership: it stays with its Session, or is discarded. All else returns to the group, as
+        /// QoS 1 does. `None`: anything may have been sent.
+        sent: Option<Vec<(MembershipId, Position)>>,
     },
     /// A connection has ended: its memberships end with it, or wait with their Sessions.
     PartShare {
         /// Number of the connection.
         member: u64,
-        /// As in [`LeaveShare`](Self::LeaveShare), by membership.
-        unsent: Vec<(MembershipId, Position)>,
+        /// As in [`LeaveShare`](Self::LeaveShare).
+        sent: Option<Vec<(MembershipId, Position)>>,
     },
     /// Messages of share groups that need no more: acknowledged, or discarded.
     ShareDone {

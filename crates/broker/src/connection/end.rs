@@ -37,9 +37,9 @@ impl Driver {
         let rest = publisher.and_then(|publisher| publisher.take_rest(cluster));
         let (posts, last) = self.close_mailbox();
         // Before anything is given back that could part with the groups, too, and know less.
-        let unsent = |shared: &mut SharedMessages| shared.unsent().collect();
-        let unsent: Vec<_> = self.handle.mailbox.with_shared(unsent).unwrap_or_default();
-        self.node.shares.part(&self.handle, &unsent);
+        let sent = self.handle.mailbox.with_shared(|shared| shared.sent());
+        let sent = sent.unwrap_or_default();
+        self.node.shares.part(&self.handle, Some(&sent));
         for post in posts {
             self.undo(post);
         }

@@ -264,15 +264,15 @@ impl PartitionState {
                 filter,
                 member,
                 session,
-                unsent,
+                sent,
             } => {
                 let at = ShareMemberId { stream, member };
                 self.share_groups
-                    .leave(&filter, at, session.as_ref(), &unsent, changed);
+                    .leave(&filter, at, session.as_ref(), sent.as_deref(), changed);
             }
-            Record::PartShare { member, unsent } => {
+            Record::PartShare { member, sent } => {
                 let at = ShareMemberId { stream, member };
-                self.share_groups.part(at, &unsent, changed);
+                self.share_groups.part(at, sent.as_deref(), changed);
             }
             Record::ShareDone { done } => {
                 for (membership, positions) in done {

@@ -16,7 +16,7 @@ mod derived;
 mod group;
 mod row;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use magpie_codec::{QoS, TopicFilter, TopicName};
@@ -53,6 +53,29 @@ pub(super) struct ShareGroups {
     derived: Derived,
     /// Grows with every change of groups and members, so that those who derive something notice. Not part of the agreed state.
     generation: u64,
+}
+
+/// What of a membership's messages may have been sent at QoS 2.
+enum Sent {
+    Anything,
+    These(HashSet<Position, foldhash::fast::FixedState>),
+}
+
+impl Sent {
+    fn of(member: MembershipId, sent: Option<&[(MembershipId, Position)]>) -> Self {
+        let Some(sent) = sent else {
+            return Self::Anything;
+        };
+        let its = sent.iter().filter(|(of, _)| *of == member);
+        Self::These(its.map(|(_, position)| *position).collect())
+    }
+
+    fn contains(&self, position: Position) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::These(positions) => positions.contains(&position),
+        }
+    }
 }
 
 impl ShareGroups {
@@ -201,7 +224,7 @@ impl ShareGroups {
         filter: &TopicFilter,
         at: ShareMemberId,
         session: Option<&ShareSession>,
-        unsent: &[Position],
+        sent: Option<&[(MembershipId, Position)]>,
         changed: &mut Changed,
     ) {
         let Some(group) = self.derived.by_filter.get(filter) else {
@@ -221,8 +244,9 @@ impl ShareGroups {
                 _ => false,
             });
         if let Some(leaving) = leaving.map(|leaving| leaving.id) {
+            let sent = Sent::of(leaving, sent);
             self.remove_member(leaving, changed, |position, qos| match qos {
-                QoS::ExactlyOnce if !unsent.contains(&position) => Fate::Ends,
+                QoS::ExactlyOnce if sent.contains(position) => Fate::Ends,
                 _ => Fate::Returns,
             });
         }
@@ -232,12 +256,12 @@ impl ShareGroups {
     pub(super) fn part(
         &mut self,
         at: ShareMemberId,
-        unsent: &[(MembershipId, Position)],
+        sent: Option<&[(MembershipId, Position)]>,
         changed: &mut Changed,
     ) {
         let parting = self.derived.by_place.get(&at).cloned().unwrap_or_default();
         for member in parting {
-            let is_unsent = |position| unsent.contains(&(member, position));
+            let sent = Sent::of(member, sent);
             let Some(group) = self.derived.by_membership.get(&member) else {
                 continue;
             };
@@ -246,7 +270,7 @@ impl ShareGroups {
             if known.session.is_none() {
                 // The Session ends with its connection: what it may have got of QoS 2 is nobody else's [MQTT-4.8.2-5].
                 self.remove_member(member, changed, |position, qos| match qos {
-                    QoS::ExactlyOnce if !is_unsent(position) => Fate::Ends,
+                    QoS::ExactlyOnce if sent.contains(position) => Fate::Ends,
                     _ => Fate::Returns,
                 });
                 continue;
@@ -263,7 +287,7 @@ impl ShareGroups {
                 |position, qos| {
                     match qos {
                         // [MQTT-4.8.2-4]: its delivery is completed when the client comes back.
-                        QoS::ExactlyOnce if !is_unsent(position) => Fate::Stays,
+                        QoS::ExactlyOnce if sent.contains(position) => Fate::Stays,
                         _ => Fate::Returns,
                     }
                 },
@@ -279,7 +303,7 @@ impl ShareGroups {
         let places = self.derived.by_place.keys().copied();
         let over: Vec<ShareMemberId> = places.filter(|at| is_over(at.stream)).collect();
         for at in over {
-            self.part(at, &[], changed);
+            self.part(at, None, changed);
         }
     }
 

@@ -38,22 +38,18 @@ pub(super) fn encode(record: &Record, out: &mut BytesMut) {
             filter,
             member,
             session,
-            unsent,
+            sent,
         } => {
             out.put_u8(kind::LEAVE_SHARE);
             put_text(out, filter.as_str());
             out.put_u64_le(*member);
             put_session(out, session.as_ref());
-            put_positions(out, unsent);
+            put_sent(out, sent.as_deref());
         }
-        Record::PartShare { member, unsent } => {
+        Record::PartShare { member, sent } => {
             out.put_u8(kind::PART_SHARE);
             out.put_u64_le(*member);
-            put_count(out, unsent.len());
-            for (membership, position) in unsent {
-                out.put_u64_le(membership.0.0);
-                out.put_u64_le(position.0);
-            }
+            put_sent(out, sent.as_deref());
         }
         Record::ShareDone { done } => {
             out.put_u8(kind::SHARE_DONE);
@@ -79,13 +75,11 @@ pub(super) fn decode(kind: u8, buf: &mut Bytes) -> Result<Record, DecodeError> {
             filter: read_filter(buf, "share group")?,
             member: read_u64(buf, "share member")?,
             session: read_session(buf)?,
-            unsent: read_positions(buf)?,
+            sent: read_sent(buf)?,
         },
         kind::PART_SHARE => Record::PartShare {
             member: read_u64(buf, "share member")?,
-            unsent: read_list(buf, "unsent", |buf| {
-                Ok((read_membership(buf)?, read_position(buf)?))
-            })?,
+            sent: read_sent(buf)?,
         },
         kind::SHARE_DONE => Record::ShareDone {
             done: read_list(buf, "done", |buf| {
@@ -127,6 +121,26 @@ pub(crate) fn read_membership(buf: &mut Bytes) -> Result<MembershipId, DecodeErr
 
 pub(crate) fn read_position(buf: &mut Bytes) -> Result<Position, DecodeError> {
     read_u64(buf, "position").map(Position)
+}
+
+fn put_sent(out: &mut impl BufMut, sent: Option<&[(MembershipId, Position)]>) {
+    out.put_u8(u8::from(sent.is_some()));
+    let Some(sent) = sent else { return };
+    put_count(out, sent.len());
+    for (membership, position) in sent {
+        out.put_u64_le(membership.0.0);
+        out.put_u64_le(position.0);
+    }
+}
+
+fn read_sent(buf: &mut Bytes) -> Result<Option<Vec<(MembershipId, Position)>>, DecodeError> {
+    if read_u8(buf, "sent")? == 0 {
+        return Ok(None);
+    }
+    read_list(buf, "sent", |buf| {
+        Ok((read_membership(buf)?, read_position(buf)?))
+    })
+    .map(Some)
 }
 
 fn put_positions(out: &mut impl BufMut, positions: &[Position]) {

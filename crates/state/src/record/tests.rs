@@ -106,13 +106,13 @@ fn records_survive_a_round_trip_and_no_prefix_is_taken_for_one() {
             filter: TopicFilter::from_static("$share/g/a/+"),
             member: 5,
             session,
-            unsent: vec![Position::at(3, 4)],
+            sent: None,
         });
     }
     let membership = MembershipId(Position::at(1, 0));
     round_trip(&Record::PartShare {
         member: 5,
-        unsent: vec![(membership, Position::at(3, 4))],
+        sent: Some(vec![(membership, Position::at(3, 4))]),
     });
     round_trip(&Record::ShareDone {
         done: vec![(membership, vec![Position::at(3, 4), Position::at(3, 5)])],

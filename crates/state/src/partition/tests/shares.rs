@@ -26,19 +26,22 @@ fn session(id: &'static str, session: u64, epoch: u64) -> ShareSession {
     }
 }
 
-fn leave(member: u64, session: Option<ShareSession>, unsent: &[Position]) -> Record {
+/// What may have been sent.
+type Sent<'a> = Option<&'a [(MembershipId, Position)]>;
+
+fn leave(member: u64, session: Option<ShareSession>, sent: Sent<'_>) -> Record {
     Record::LeaveShare {
         filter: filter(SHARED),
         member,
         session,
-        unsent: unsent.to_vec(),
+        sent: sent.map(<[_]>::to_vec),
     }
 }
 
-fn part(member: u64, unsent: &[(MembershipId, Position)]) -> Record {
+fn part(member: u64, sent: Sent<'_>) -> Record {
     Record::PartShare {
         member,
-        unsent: unsent.to_vec(),
+        sent: sent.map(<[_]>::to_vec),
     }
 }
 
@@ -165,7 +168,7 @@ fn what_a_member_leaves_goes_to_another_but_for_what_it_may_have_at_qos_2() {
         (n, a, QoS::ExactlyOnce),
         (o, a, QoS::ExactlyOnce),
     ]);
-    replica.send(A1, &[part(1, &[(a, o)])]);
+    replica.send(A1, &[part(1, Some(&[(a, n), (b, o)]))]);
     // [MQTT-4.8.2-5]
     assert_eq!(replica.returned(), [m, o]);
     assert_eq!(replica.state.share_groups_with_returned().count(), 1);
@@ -174,7 +177,7 @@ fn what_a_member_leaves_goes_to_another_but_for_what_it_may_have_at_qos_2() {
     replica.deal(&[(m, b, QoS::AtLeastOnce), (o, b, QoS::AtLeastOnce)]);
     assert_eq!(replica.dealt(A1), [(2, m), (2, o)]);
     assert_eq!(replica.state.share_groups_with_returned().count(), 0);
-    replica.send(A1, &[leave(2, None, &[])]);
+    replica.send(A1, &[leave(2, None, None)]);
     assert_eq!(replica.state.share_groups().count(), 0, "nobody waits");
     assert_eq!(replica.state.share_groups_hold().count(), 0);
 }
@@ -213,15 +216,15 @@ fn a_session_keeps_its_membership_and_what_it_has_at_qos_2() {
         A2,
         &[
             join(4, QoS::AtMostOnce, phone(6)),
-            leave(4, phone(6), &[]),
-            part(4, &[]),
+            leave(4, phone(6), Some(&[])),
+            part(4, Some(&[])),
         ],
     );
     assert_eq!(replica.dealt(B1), [(9, n)]);
     // Another place without a word from the one before.
     replica.deal(&[(m, membership, QoS::AtLeastOnce)]);
     replica.send(A2, &[join(5, QoS::ExactlyOnce, phone(10))]);
-    replica.send(B1, &[part(9, &[(membership, n)])]);
+    replica.send(B1, &[part(9, Some(&[]))]);
     assert_eq!(
         (replica.dealt(A2), replica.dealt(B1)),
         (vec![(5, n)], vec![])
@@ -278,12 +281,12 @@ fn a_membership_that_nobody_ends_is_dropped_unless_it_is_used_again() {
     };
     replica.apply(&drop(5));
     assert_eq!(replica.state.share_groups().count(), 1, "it is online");
-    replica.send(A1, &[part(1, &[])]);
+    replica.send(A1, &[part(1, None)]);
     replica.send(
         A1,
         &[
             join(2, QoS::AtLeastOnce, Some(session("phone", 5, 7))),
-            part(2, &[]),
+            part(2, None),
         ],
     );
     replica.apply(&drop(5));
@@ -383,8 +386,9 @@ enum Step {
     Publish,
     /// Client, node. A connection of its own each time.
     Join(usize, usize),
-    Leave(usize),
-    Part(usize),
+    /// Whether it says what was sent.
+    Leave(usize, bool),
+    Part(usize, bool),
     EndSession(usize),
     EndStream(usize),
     /// How many messages, to members from this one on; some of those that were returned before them.
@@ -398,8 +402,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => Just(Step::Publish),
         4 => (client.clone(), 0..2_usize).prop_map(|(client, node)| Step::Join(client, node)),
-        1 => client.clone().prop_map(Step::Leave),
-        2 => client.clone().prop_map(Step::Part),
+        1 => (client.clone(), any::<bool>()).prop_map(|(client, tells)| Step::Leave(client, tells)),
+        2 => (client.clone(), any::<bool>()).prop_map(|(client, tells)| Step::Part(client, tells)),
         1 => client.clone().prop_map(Step::EndSession),
         1 => (0..2_usize).prop_map(Step::EndStream),
         6 => (1..4_usize, 0..4_usize).prop_map(|(count, from)| Step::Deal(count, from)),
@@ -454,9 +458,12 @@ impl Model {
         Self::is_durable(client).then(|| self::session(CLIENTS[client], session, self.epochs))
     }
 
-    fn let_go(&mut self, client: usize, keeps: bool) {
-        for fate in self.messages.values_mut() {
+    /// `tells`: of QoS 2, it says that what is at an odd index was not sent.
+    fn let_go(&mut self, client: usize, keeps: bool, tells: bool) {
+        for (position, fate) in &mut self.messages {
+            let is_unsent = tells && position.index() % 2 == 1;
             *fate = match *fate {
+                Fate::Of(of, true) if of == client && is_unsent => Fate::Returned,
                 Fate::Of(of, true) if of == client && !keeps => Fate::Over,
                 Fate::Of(of, false) if of == client => Fate::Returned,
                 other => other,
@@ -464,8 +471,17 @@ impl Model {
         }
     }
 
-    fn goes(&mut self, client: usize) {
-        self.let_go(client, false);
+    /// What the nodes would say of what was sent.
+    fn sent_of(&self, client: usize) -> Vec<(MembershipId, Position)> {
+        let Some(membership) = self.clients[client].membership else {
+            return Vec::new();
+        };
+        let sent = self.messages.keys().filter(|it| it.index() % 2 == 0);
+        sent.map(|position| (membership, *position)).collect()
+    }
+
+    fn goes(&mut self, client: usize, tells: bool) {
+        self.let_go(client, false, tells);
         self.clients[client].membership = None;
         self.clients[client].at = None;
         if self.clients.iter().all(|it| it.membership.is_none()) {
@@ -473,12 +489,12 @@ impl Model {
         }
     }
 
-    fn parts(&mut self, client: usize) {
+    fn parts(&mut self, client: usize, tells: bool) {
         if Self::is_durable(client) {
-            self.let_go(client, true);
+            self.let_go(client, true, tells);
             self.clients[client].at = None;
         } else {
-            self.goes(client);
+            self.goes(client, tells);
         }
     }
 
@@ -503,29 +519,33 @@ impl Model {
                 let stream = self.stream(node);
                 self.replica
                     .send(stream, &[join(self.numbers, QoS::ExactlyOnce, session)]);
-                self.let_go(client, true);
+                self.let_go(client, true, false);
                 let known = &mut self.clients[client];
                 known.at = Some((node, self.numbers));
                 let place = MembershipId(at(self.replica.index));
                 known.membership.get_or_insert(place);
             }
-            Step::Leave(client) => {
+            Step::Leave(client, tells) => {
                 let (Some((node, number)), session) =
                     (self.clients[client].at, self.share_session(client))
                 else {
                     return;
                 };
                 let stream = self.stream(node);
-                self.replica.send(stream, &[leave(number, session, &[])]);
-                self.goes(client);
+                let sent = self.sent_of(client);
+                let sent = tells.then_some(&sent[..]);
+                self.replica.send(stream, &[leave(number, session, sent)]);
+                self.goes(client, tells);
             }
-            Step::Part(client) => {
+            Step::Part(client, tells) => {
                 let Some((node, number)) = self.clients[client].at else {
                     return;
                 };
                 let stream = self.stream(node);
-                self.replica.send(stream, &[part(number, &[])]);
-                self.parts(client);
+                let sent = self.sent_of(client);
+                let sent = tells.then_some(&sent[..]);
+                self.replica.send(stream, &[part(number, sent)]);
+                self.parts(client, tells);
             }
             Step::EndSession(client) => {
                 if !Self::is_durable(client) || self.clients[client].membership.is_none() {
@@ -537,7 +557,7 @@ impl Model {
                     packet_id: None,
                 };
                 self.replica.send(A2B, &[release]);
-                self.goes(client);
+                self.goes(client, false);
             }
             Step::EndStream(node) => {
                 let stream = self.stream(node);
@@ -545,7 +565,7 @@ impl Model {
                 self.lives[node] += 1;
                 for client in 0..CLIENTS.len() {
                     if self.clients[client].at.is_some_and(|(at, _)| at == node) {
-                        self.parts(client);
+                        self.parts(client, false);
                     }
                 }
             }
