@@ -20,7 +20,7 @@ mod user;
 
 pub use ban::{Ban, BanTarget, Network};
 pub use change::{Change, Changed, UserIs};
-pub use name::{NAME_BYTES_MAX, NameError};
+pub use name::{NAME_BYTES_MAX, NameError, check_name};
 pub use password::{PASSWORD_BYTES_MAX, PasswordError, PasswordHash, SALT_BYTES, verify_nobody};
 pub use pattern::{PATTERN_BYTES_MAX, PATTERN_LEVELS_MAX, Pattern, PatternError};
 pub use policy::Policy;

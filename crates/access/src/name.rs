@@ -19,8 +19,11 @@ pub enum NameError {
     NotMqtt(#[from] TextError),
 }
 
-/// Fails for what no client could be called, or is longer than we keep.
-pub(crate) fn check_name(name: &str) -> Result<(), NameError> {
+/// Whether it is the name of a user, or a client id, that tables take.
+///
+/// # Errors
+/// What no client could be called, or is longer than we keep.
+pub fn check_name(name: &str) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty);
     }

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::Config;
 use crate::api::ApiError;
+use crate::audited::Caller;
 use crate::config::Token;
 
 /// The rule of one server.
@@ -64,7 +65,23 @@ enum Refusal {
 pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
     match access.check(request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            if let Some(caller) = request.extensions().get::<Caller>() {
+                caller.refused(refusal.why(), request.uri().path());
+            }
+            refusal.into_response()
+        }
+    }
+}
+
+impl Refusal {
+    /// For the audit log.
+    const fn why(&self) -> &'static str {
+        match self {
+            Self::Token => "no or wrong API token",
+            Self::OtherSite => "another site's page",
+            Self::Closed => "no API token is set",
+        }
     }
 }
 

@@ -1,22 +1,31 @@
 //! `/api/v1`: one file per resource. `openapi.json` describes them; a test compares it with the routes here.
 
+mod acl;
+mod bans;
+mod body;
 mod clients;
 mod drain;
 mod nodes;
 mod retained;
 mod sessions;
 mod status;
+mod users;
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, on};
-use axum::{Json, Router};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::{Extension, Json, Router};
+use magpie_access::{Change, Changed};
 use magpie_broker::Node;
 use magpie_cluster::Cluster;
 use serde::Serialize;
 
+use crate::audited::{Failed, audited};
 use crate::state::{SharedState, State};
 
 const OPENAPI: &str = include_str!("openapi.json");
@@ -39,34 +48,94 @@ pub(crate) fn routes() -> Routes {
         })
         .on("get", "/status", status::show)
         .on("get", "/nodes", nodes::list)
-        .on("delete", "/nodes/{id}", nodes::remove)
+        .on_change("delete", "/nodes/{id}", "node.remove", nodes::remove)
         .on("get", "/clients", clients::list)
         .on("get", "/clients/{id}", clients::show)
-        .on("delete", "/clients/{id}", clients::kick)
+        .on_change("delete", "/clients/{id}", "client.kick", clients::kick)
         .on("get", "/sessions", sessions::list)
         .on("get", "/sessions/{id}", sessions::show)
-        .on("delete", "/sessions/{id}", sessions::end)
+        .on_change("delete", "/sessions/{id}", "session.end", sessions::end)
         .on("get", "/retained", retained::list)
         .on("get", "/retained/{topic}", retained::show)
-        .on("delete", "/retained/{topic}", retained::clear)
-        .on("post", "/drain", drain::drain)
+        .on_change(
+            "delete",
+            "/retained/{topic}",
+            "retained.clear",
+            retained::clear,
+        )
+        .on_change("post", "/drain", "node.drain", drain::drain)
+        .on("get", "/users", users::list)
+        .on("get", "/users/{name}", users::show)
+        .on_change("post", "/users/{name}", "user.add", users::add)
+        .on_change("put", "/users/{name}", "user.set", users::set)
+        .on_change("delete", "/users/{name}", "user.remove", users::remove)
+        .on_change(
+            "put",
+            "/users/{name}/password",
+            "user.password",
+            users::set_password,
+        )
+        .on_change(
+            "put",
+            "/users/{name}/superuser",
+            "user.superuser",
+            users::set_superuser,
+        )
+        .on("get", "/acl", acl::list)
+        .on_change("post", "/acl", "acl.add", acl::add)
+        .on_change("delete", "/acl/{id}", "acl.remove", acl::remove)
+        .on("get", "/bans", bans::list)
+        .on_change("put", "/bans/{target}", "ban.add", bans::add)
+        .on_change("delete", "/bans/{target}", "ban.remove", bans::remove)
 }
 
 impl Routes {
-    fn on<H, T>(mut self, method: &'static str, path: &'static str, handler: H) -> Self
+    /// What only shows something.
+    fn on<H, T>(self, method: &'static str, path: &'static str, handler: H) -> Self
     where
         H: Handler<T, SharedState>,
         T: 'static,
     {
-        let filter = match method {
-            "get" => MethodFilter::GET,
-            "post" => MethodFilter::POST,
-            "delete" => MethodFilter::DELETE,
-            _ => unreachable!("the methods above"),
-        };
-        self.router = self.router.route(path, on(filter, handler));
+        self.route(method, path, on(filter(method), handler))
+    }
+
+    /// What changes something, and is told in the audit log as `action`.
+    fn on_change<H, T>(
+        self,
+        method: &'static str,
+        path: &'static str,
+        action: &'static str,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, SharedState>,
+        T: 'static,
+    {
+        let audited = from_fn(move |caller, params, request, next| {
+            audited(action, caller, params, request, next)
+        });
+        self.route(method, path, on(filter(method), handler).layer(audited))
+    }
+
+    fn route(
+        mut self,
+        method: &'static str,
+        path: &'static str,
+        handler: MethodRouter<SharedState>,
+    ) -> Self {
+        self.router = self.router.route(path, handler);
         self.list.push((method, path));
         self
+    }
+}
+
+fn filter(method: &str) -> MethodFilter {
+    match method {
+        "get" => MethodFilter::GET,
+        "post" => MethodFilter::POST,
+        "put" => MethodFilter::PUT,
+        "delete" => MethodFilter::DELETE,
+        _ => unreachable!("the methods above"),
     }
 }
 
@@ -92,7 +161,8 @@ impl IntoResponse for ApiError {
         struct Body {
             error: String,
         }
-        (self.status, Json(Body { error: self.error })).into_response()
+        let failed = Extension(Failed(self.error.clone()));
+        (self.status, failed, Json(Body { error: self.error })).into_response()
     }
 }
 
@@ -116,4 +186,23 @@ fn node(state: &State) -> Result<&Node, ApiError> {
 
 fn starting(why: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+/// Changes users, rules or bans. `None`: there is no such thing to change.
+async fn change_access(state: &State, change: Change) -> Result<Option<Changed>, ApiError> {
+    match cluster(state)?.change_access(change).await {
+        Ok(Changed::Absent) => Ok(None),
+        Ok(changed) => Ok(Some(changed)),
+        Err(magpie_cluster::Error::Refused(why)) => Err(ApiError::new(StatusCode::CONFLICT, why)),
+        Err(error) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.to_string(),
+        )),
+    }
+}
+
+/// Milliseconds since 1970, by this node's clock.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

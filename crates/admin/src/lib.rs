@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod audited;
 mod config;
 mod dashboard;
 mod health;

@@ -69,6 +69,12 @@ pub(crate) async fn scrape(
     gauge!("magpie_ready").set(f64::from(state.readiness() == Readiness::Ready));
     if let Some(cluster) = state.cluster() {
         report(&cluster.status());
+        let policy = cluster.policy().borrow().clone();
+        let tables = policy.tables();
+        gauge!("magpie_users").set(tables.user_count() as f64);
+        gauge!("magpie_acl_rules").set(tables.rules().len() as f64);
+        gauge!("magpie_bans").set(tables.ban_count() as f64);
+        gauge!("magpie_access_revision").set(tables.revision() as f64);
         for (node, depth) in cluster.link_depths() {
             gauge!("magpie_link_queued_messages", "node" => node.to_string()).set(depth as f64);
         }
@@ -199,6 +205,24 @@ fn describe() {
         "1 while the node may accept clients, as /readyz says"
     );
     describe_gauge!("magpie_members", "Nodes of the cluster by state");
+    describe_gauge!("magpie_users", "Users of the cluster");
+    describe_gauge!("magpie_acl_rules", "Access rules of the cluster");
+    describe_gauge!(
+        "magpie_bans",
+        "Bans of the cluster; those that are over count until the next ban is set or taken away"
+    );
+    describe_gauge!(
+        "magpie_access_revision",
+        "How many changes of users, rules and bans this node goes by; the same on all nodes"
+    );
+    describe_counter!(
+        "magpie_access_refused_total",
+        "Refusals by this node: to connect, publish, subscribe, leave a will, stay, use the API"
+    );
+    describe_counter!(
+        "magpie_audit_lost_total",
+        "Lines that the audit log does not have, because it was not written fast enough or at all"
+    );
     describe_gauge!("magpie_routes", "Rows in the table of direct routes");
     describe_gauge!("magpie_raft_term", "Term of a group, as this node knows it");
     describe_gauge!("magpie_raft_leading", "1 if this node leads the group");

@@ -10,18 +10,22 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use axum::{extract::Request, http::StatusCode, middleware::Next, response::Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use magpie_audit::Audit;
 use magpie_broker::Node;
 use magpie_cluster::Cluster;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use crate::access::{self, Access};
 use crate::api::{self, ApiError};
+use crate::audited::Caller;
 use crate::config::Limits;
 use crate::state::{SharedState, State};
 use crate::{Config, Metrics, dashboard, health, metrics};
@@ -49,7 +53,7 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Bind`].
-    pub async fn bind(config: Config, metrics: Metrics) -> Result<Self, Error> {
+    pub async fn bind(config: Config, metrics: Metrics, audit: Audit) -> Result<Self, Error> {
         let failed = |error| Error::Bind(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -60,6 +64,7 @@ impl Server {
             listener,
             router,
             config.limits,
+            audit,
         )));
         tokio::spawn(
             stop.clone()
@@ -152,14 +157,14 @@ async fn in_time(limit: Duration, request: Request, next: Next) -> Response {
 }
 
 /// Accepts for ever.
-async fn accept(listener: TcpListener, router: Router, limits: Limits) {
+async fn accept(listener: TcpListener, router: Router, limits: Limits, audit: Audit) {
     let seats = Arc::new(Semaphore::new(
         limits.max_connections.min(Semaphore::MAX_PERMITS),
     ));
     let mut has_warned = false;
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "an HTTP connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -177,16 +182,26 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits) {
             }
             continue;
         };
-        tokio::spawn(serve(stream, router.clone(), limits.header_timeout, seat));
+        let caller = Caller {
+            remote,
+            audit: audit.clone(),
+        };
+        let router = router.clone();
+        tokio::spawn(serve(stream, router, caller, limits.header_timeout, seat));
     }
 }
 
 async fn serve(
     stream: TcpStream,
     router: Router,
+    caller: Caller,
     header_timeout: Duration,
     _seat: OwnedSemaphorePermit,
 ) {
+    let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)

@@ -6,9 +6,12 @@ use std::time::Instant;
 
 use magpie_broker::Node;
 use magpie_cluster::{Cluster, Readiness};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::metrics::Metrics;
+
+/// Passwords that are hashed at the same time: each takes 19 MiB.
+const HASHING_MAX: usize = 2;
 
 /// Cheap to clone: axum hands one to each request.
 pub(crate) type SharedState = Arc<State>;
@@ -22,6 +25,8 @@ pub(crate) struct State {
     is_stopping: AtomicBool,
     /// The operator wants this node emptied.
     pub(crate) drain_asked: Notify,
+    /// Seats for hashing passwords.
+    pub(crate) hashing: Semaphore,
 }
 
 impl State {
@@ -33,6 +38,7 @@ impl State {
             node: OnceLock::new(),
             is_stopping: AtomicBool::new(false),
             drain_asked: Notify::new(),
+            hashing: Semaphore::new(HASHING_MAX),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use magpie_audit::Audit;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,7 +22,9 @@ async fn with_limits(listen: &str, token: Option<&str>, limits: Limits) -> Serve
         token: token.map(Token::new),
         limits,
     };
-    Server::bind(config, Metrics::unused()).await.unwrap()
+    Server::bind(config, Metrics::unused(), Audit::without_file("n1"))
+        .await
+        .unwrap()
 }
 
 /// Sends a request, gives status and body. `headers` end each with CR LF.

@@ -1,5 +1,7 @@
 //! `magpie ctl`: operator commands over the HTTP API of a node. Each shows tables to people and, with `--json`, what the API said.
 
+mod acl;
+mod ban;
 mod clients;
 mod drain;
 mod nodes;
@@ -7,6 +9,7 @@ mod retained;
 mod sessions;
 mod status;
 mod table;
+mod user;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,12 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     /// List, show or remove retained messages
     Retained(retained::RetainedArgs),
+    /// Add, change, remove or list users
+    User(user::UserArgs),
+    /// Add, remove or list access rules
+    Acl(acl::AclArgs),
+    /// Ban, unban or list who may not connect
+    Ban(ban::BanArgs),
 }
 
 impl CtlArgs {
@@ -58,6 +67,9 @@ impl CtlArgs {
             Command::Kick(args) => args.run(&node, self.json),
             Command::Sessions(args) => args.run(&node, self.json),
             Command::Retained(args) => args.run(&node, self.json),
+            Command::User(args) => args.run(&node, self.json),
+            Command::Acl(args) => args.run(&node, self.json),
+            Command::Ban(args) => args.run(&node, self.json),
         }?;
         Ok(ExitCode::SUCCESS)
     }

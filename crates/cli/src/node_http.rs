@@ -5,9 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Agent, RequestBuilder};
+
+/// How something is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Method {
+    Post,
+    Put,
+}
 
 /// Which node, and what it may ask for.
 #[derive(Args, Debug, Clone)]
@@ -128,6 +136,25 @@ impl NodeHttp {
         let request = self.agent.post(self.url(&format!("/api/v1{path}")));
         self.accepted(self.authorized(request).send_empty())
             .map(drop)
+    }
+
+    /// Sends JSON: `POST` to add something, `PUT` to set it. Gives what the API answers, `null` for nothing.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<serde_json::Value> {
+        let url = self.url(&format!("/api/v1{path}"));
+        let request = match method {
+            Method::Post => self.agent.post(url),
+            Method::Put => self.agent.put(url),
+        };
+        let mut response = self.accepted(self.authorized(request).send_json(body))?;
+        Ok(response.body_mut().read_json().unwrap_or_default())
     }
 
     fn url(&self, path: &str) -> String {

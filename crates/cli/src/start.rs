@@ -1,5 +1,6 @@
 //! `magpie start`: one node in the foreground.
 
+mod audit_log;
 mod fail_stop;
 mod file_limit;
 mod logging;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 use magpie_admin::{Metrics, Server};
+use magpie_audit::Audit;
 use magpie_broker::Node;
 use magpie_cluster::{Cluster, Fatal, Readiness, StartError};
 use tokio::sync::watch;
@@ -36,6 +38,8 @@ const DETACH_DEADLINE: Duration = Duration::from_secs(5);
 const FATAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the cluster's part may take to stop in order.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the last lines of the audit log may take.
+const AUDIT_DEADLINE: Duration = Duration::from_secs(1);
 /// Up to which speed clients are closed: the others must take them in.
 const CLIENTS_PER_SECOND: f64 = 2000.0;
 
@@ -66,13 +70,17 @@ impl StartArgs {
         fail_stop::install(EXIT_BROKEN);
         file_limit::raise();
         let metrics = Metrics::install()?;
+        let node_name = &config.cluster.node_name;
+        let audit = Audit::start(node_name, config.audit_log.as_deref())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
         let end = runtime.block_on(async {
             let stops = Stops::new(self.stop_with_stdin)?;
-            anyhow::Ok(serve(config, metrics, stops).await)
+            let ended = serve(config, metrics, audit.clone(), stops).await;
+            anyhow::Ok(ended)
         })?;
+        audit.flush(AUDIT_DEADLINE);
         // What still runs would only be in the way: everything that must last is on disk.
         runtime.shutdown_background();
         Ok(end.report())
@@ -112,9 +120,10 @@ fn begin_anew() -> String {
 }
 
 /// From the configuration to the end of the process.
-async fn serve(config: NodeConfig, metrics: Metrics, mut stops: Stops) -> End {
+async fn serve(config: NodeConfig, metrics: Metrics, audit: Audit, mut stops: Stops) -> End {
+    tokio::spawn(audit_log::reopen_on_hangup(audit.clone()));
     // The first that answers: health checks see a node that starts.
-    let server = match Server::bind(config.http, metrics).await {
+    let server = match Server::bind(config.http, metrics, audit.clone()).await {
         Ok(server) => server,
         Err(error) => return End::NotStarted(error.to_string()),
     };

@@ -33,10 +33,21 @@ const ARROWS: [(&str, &[&str]); 15] = [
         ],
     ),
     // Shows what the broker, the cluster and the state are called; drives the broker only.
-    ("admin", &["broker", "cluster", "codec", "state"]),
+    (
+        "admin",
+        &["access", "audit", "broker", "cluster", "codec", "state"],
+    ),
     (
         "cli",
-        &["admin", "broker", "client", "cluster", "codec", "failpoint"],
+        &[
+            "admin",
+            "audit",
+            "broker",
+            "client",
+            "cluster",
+            "codec",
+            "failpoint",
+        ],
     ),
     ("tests", &["client", "codec"]),
 ];

@@ -103,7 +103,7 @@ fn value_name(key: &str) -> &'static str {
         Some("advertise") => "HOST:PORT",
         Some("seeds") => "HOST:PORT,...",
         Some("filters") => "FILTER,...",
-        Some("file") => "FILE",
+        Some("file" | "log") => "FILE",
         Some("dir") => "DIR",
         Some("name") => "NAME",
         Some("format") => "text|json",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +17,7 @@ pub(crate) struct NodeConfig {
     pub(crate) cluster: magpie_cluster::Config,
     pub(crate) broker: magpie_broker::Config,
     pub(crate) http: magpie_admin::Config,
+    pub(crate) audit_log: Option<PathBuf>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
 }
@@ -118,6 +120,7 @@ impl NodeConfig {
                 token: api_token.map(|token| magpie_admin::Token::new(token.reveal())),
                 limits: settings.http.clone(),
             },
+            audit_log: settings.audit_log.clone(),
             log_format: settings.log_format,
             log_level: settings.log_level.clone(),
         }

@@ -42,6 +42,9 @@ pub(crate) struct Settings {
     pub(crate) partitions: u16,
     /// Nodes that hold each partition, 1 to 7; a cluster with fewer nodes uses what it has. Taken when the cluster forms.
     pub(crate) replication_factor: u8,
+    /// File to which the audit log is appended: what operators changed and who was refused what, as lines of JSON. Opened anew on SIGHUP.
+    /// Default off: then it is only in the log, under the target `audit`.
+    pub(crate) audit_log: Option<PathBuf>,
     /// `text` for people, `json` for machines.
     pub(crate) log_format: LogFormat,
     /// What is logged: `error`, `warn`, `info`, `debug` or `trace`; per part as in `info,magpie_cluster=debug`.
@@ -81,6 +84,7 @@ impl Default for Settings {
             direct_filters: Vec::new(),
             partitions: cluster.partitions,
             replication_factor: cluster.replication_factor,
+            audit_log: None,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
             connection: magpie_broker::ConnectionConfig::default(),

@@ -1,0 +1,96 @@
+//! `/acl`: the rules.
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use magpie_access::{Change, Changed, Rule, RuleId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::body::Body;
+use super::{ApiError, change_access, cluster};
+use crate::audited::Details;
+use crate::state::SharedState;
+
+const LIMIT_DEFAULT: usize = 1000;
+const LIMIT_MAX: usize = 10_000;
+
+#[derive(Deserialize)]
+pub(crate) struct Page {
+    /// At most so many.
+    limit: Option<usize>,
+    /// Only numbers after this one.
+    after: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct List {
+    rules: Vec<Row>,
+    /// How many there are, on this page or not.
+    total: usize,
+    /// What to pass as `after` for the next page.
+    next: Option<RuleId>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Row {
+    id: RuleId,
+    #[serde(flatten)]
+    rule: Rule,
+}
+
+pub(crate) async fn list(
+    State(state): State<SharedState>,
+    Query(page): Query<Page>,
+) -> Result<Json<List>, ApiError> {
+    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let policy = cluster(&state)?.policy().borrow().clone();
+    let rules = policy.tables().rules();
+    let after = RuleId(page.after.unwrap_or(0).saturating_add(1));
+    let mut rows = rules.range(after..).map(|(id, rule)| Row {
+        id: *id,
+        rule: rule.clone(),
+    });
+    let shown: Vec<Row> = rows.by_ref().take(limit).collect();
+    let next = rows.next().and_then(|_| shown.last().map(|row| row.id));
+    Ok(Json(List {
+        rules: shown,
+        total: rules.len(),
+        next,
+    }))
+}
+
+/// Adds a rule; of one that is there already the number is given.
+pub(crate) async fn add(
+    State(state): State<SharedState>,
+    Body(body): Body<serde_json::Value>,
+) -> Result<(StatusCode, Extension<Details>, Json<Row>), ApiError> {
+    // What is wrong with a rule is worth telling, and there is no secret in it.
+    let rule: Rule = serde_json::from_value(body)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let change = Change::AddRule { rule: rule.clone() };
+    let Some(Changed::Rule(id)) = change_access(&state, change).await? else {
+        return Err(ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the rule has no number",
+        ));
+    };
+    let row = Row { id, rule };
+    let details = json!(row);
+    Ok((StatusCode::CREATED, Extension(Details(details)), Json(row)))
+}
+
+pub(crate) async fn remove(
+    State(state): State<SharedState>,
+    Path(id): Path<u64>,
+) -> Result<(StatusCode, Extension<Details>), ApiError> {
+    let id = RuleId(id);
+    let rule = {
+        let policy = cluster(&state)?.policy().borrow().clone();
+        policy.tables().rules().get(&id).cloned()
+    };
+    let changed = change_access(&state, Change::RemoveRule { id }).await?;
+    changed
+        .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, format!("there is no rule {id}")))?;
+    Ok((StatusCode::NO_CONTENT, Extension(Details(json!(rule)))))
+}
