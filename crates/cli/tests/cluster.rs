@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod cluster {
+    mod access;
     mod faults;
     mod load;
     mod messages;

@@ -1,6 +1,7 @@
 //! The processes: started on ports of their own, killed, started again, and gone with the test.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -122,6 +123,30 @@ impl Node {
         }
     }
 
+    /// A cluster of one, with more flags; of three ports in a row from `base`.
+    pub(super) fn alone(home: &Path, base: u16, flags: &[&str]) -> Self {
+        let address = |offset: u16| format!("127.0.0.1:{}", base + offset);
+        let arguments = [
+            ("--data-dir", home.join("node").display().to_string()),
+            ("--mqtt-listen", address(0)),
+            ("--http-listen", address(1)),
+            ("--cluster-listen", address(2)),
+        ];
+        Self {
+            log: home.join("node.log"),
+            arguments: arguments
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_owned(), value])
+                .chain(flags.iter().map(|flag| (*flag).to_owned()))
+                .collect(),
+            settings: &[],
+            name: String::from("node"),
+            mqtt: base,
+            http: base + 1,
+            process: None,
+        }
+    }
+
     /// Starts the process.
     pub(super) fn start(&mut self) {
         let log = File::options()
@@ -168,6 +193,45 @@ impl Node {
         matches!(timeout(Duration::from_secs(3), asked).await, Ok(Ok(true)))
     }
 
+    /// `magpie ctl --json` at this node, with `input` as its standard input: whether it succeeded, and what it printed.
+    pub(super) fn ctl(&self, arguments: &[&str], input: &str) -> (bool, String) {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_magpie"))
+            .args(["ctl", "--json", "--http"])
+            .arg(format!("127.0.0.1:{}", self.http))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that reads nothing may have ended already.
+        let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = process.wait_with_output().unwrap();
+        let text = match output.status.success() {
+            true => output.stdout,
+            false => output.stderr,
+        };
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// The answer to a request of the API or `/metrics`, head and body; `body` is JSON.
+    pub(super) async fn http(&self, request: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).await.unwrap();
+        let text = format!(
+            "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Where the node keeps its data, and tests its files.
+    pub(super) fn home(&self) -> &Path {
+        self.log.parent().unwrap()
+    }
+
     /// What a client needs to connect here.
     pub(super) fn options(&self, version: ProtocolVersion) -> Options {
         let mut options = Options::new("127.0.0.1", self.mqtt);
@@ -188,7 +252,7 @@ impl Drop for Node {
 }
 
 /// The first of so many free ports in a row, below those that the system gives to outgoing connections.
-fn free_ports(count: u16) -> u16 {
+pub(super) fn free_ports(count: u16) -> u16 {
     /// Tests of one process search from different places, as processes do.
     static TESTS: AtomicUsize = AtomicUsize::new(0);
     let from = std::process::id() as usize * 61 + TESTS.fetch_add(1, Ordering::Relaxed) * 1000;
