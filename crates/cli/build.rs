@@ -7,7 +7,7 @@ use std::path::Path;
 use std::{env, fs};
 
 /// The files that hold a section of the settings.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "src/config/settings.rs",
     "src/config/cluster_settings.rs",
     "../broker/src/listener.rs",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 8] = [
     "../broker/src/session_limits.rs",
     "../broker/src/mailbox.rs",
     "../broker/src/sys_topics.rs",
+    "../broker/src/opening.rs",
     "../admin/src/config.rs",
 ];
 

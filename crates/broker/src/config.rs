@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig, SysTopicsConfig};
+use crate::{
+    ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig, SysTopicsConfig, WebSocketConfig, tls,
+};
 
 /// Everything that can be set about clients and their connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub struct Config {
     pub mailbox: MailboxConfig,
     /// What the node tells of itself in topics.
     pub sys_topics: SysTopicsConfig,
+    /// WebSocket.
+    pub websocket: WebSocketConfig,
 }
 
 /// A value that cannot be right.
@@ -55,10 +59,20 @@ impl Config {
         self.connection.check(&mut problems);
         self.session.check(&mut problems);
         self.sys_topics.check(&mut problems);
+        self.websocket.check(&mut problems);
         if self.mailbox.messages_max == 0 {
             problems.push(Problem::new("mailbox.messages_max", "must be at least 1"));
         }
         problems
+    }
+
+    /// What the node can start with, and what should be looked at all the same: a certificate that ends soon.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Problem> {
+        if !self.listener.has_tls() {
+            return Vec::new();
+        }
+        tls::load(&self.listener).map_or_else(|_| Vec::new(), |loaded| loaded.warnings)
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use bytesize::ByteSize;
-use magpie_codec::{Decoder, Packet, QoS};
+use magpie_codec::{Decoder, Packet, QoS, ReasonCode};
 use magpie_failpoint::fail_point;
 use magpie_session as session;
 use magpie_session::{CloseCause, Eviction};
@@ -31,7 +31,7 @@ use crate::fetch;
 use crate::handle::Handle;
 use crate::mailbox::{Append, Taken};
 use crate::metrics::Tally;
-use crate::node::Shared;
+use crate::node::{HalfOpen, Shared};
 use crate::peer::Peer;
 use crate::publish::{Publisher, Submitting};
 use crate::read::Reading;
@@ -91,9 +91,12 @@ const IDLE_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Opened {
     pub(crate) stream: Stream,
     pub(crate) peer: Peer,
-    /// Of MQTT, if some came with what was before it.
-    pub(crate) first_bytes: BytesMut,
     pub(crate) authentication: Authentication,
+    pub(crate) half_open: HalfOpen,
+    /// From here on, the time for CONNECT runs.
+    pub(crate) opened_at: Instant,
+    /// What the client is told in place of being let in.
+    pub(crate) refusal: Option<ReasonCode>,
 }
 
 /// Serves one client to the end.
@@ -110,6 +113,10 @@ struct Driver {
     node: Arc<Shared>,
     handle: Arc<Handle>,
     authentication: Authentication,
+    /// Until CONNECT has come.
+    half_open: Option<HalfOpen>,
+    /// What CONNECT is answered, whoever sends it.
+    refusal: Option<ReasonCode>,
     socket: Stream,
     decoder: Decoder,
     session: session::Connection,
@@ -157,19 +164,23 @@ impl Driver {
         let Opened {
             stream,
             peer,
-            first_bytes,
             authentication,
+            half_open,
+            opened_at,
+            refusal,
         } = opened;
         let now = Instant::now();
         let handle = Handle::new(node.next_number(), peer, &node.config.mailbox);
         Self {
             handle: Arc::new(handle),
             authentication,
+            half_open: Some(half_open),
+            refusal,
             socket: stream,
             decoder: Decoder::server(node.decoder_limits),
-            session: session::Connection::new(Arc::clone(&node.limits), random_id(), now),
-            is_stalled: !first_bytes.is_empty(),
-            unread: first_bytes,
+            session: session::Connection::new(Arc::clone(&node.limits), random_id(), opened_at),
+            is_stalled: false,
+            unread: BytesMut::new(),
             out: WriteBuffer::default(),
             write_bytes_max: node.config.connection.write_bytes_max(),
             taken: Taken::default(),

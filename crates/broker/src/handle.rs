@@ -10,7 +10,7 @@ use magpie_codec::ProtocolVersion;
 use magpie_state::{ClientId, Epoch, ShareSession};
 
 use crate::mailbox::{Mailbox, MailboxConfig};
-use crate::peer::{Peer, Transport};
+use crate::peer::{CertificateNames, Peer, Transport};
 
 /// One connection, as others see it. The task owns everything else.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ pub struct ClientInfo {
     pub remote: SocketAddr,
     /// What carries its bytes.
     pub transport: Transport,
+    /// The names in the certificate that it showed, if it did.
+    pub certificate: Option<Arc<CertificateNames>>,
     /// Version that it speaks.
     pub version: ProtocolVersion,
     /// Wall clock time of the connection.
@@ -150,6 +152,7 @@ impl Handle {
             client: greeting.client.clone(),
             remote: self.peer.remote,
             transport: self.peer.transport,
+            certificate: self.peer.certificate.clone(),
             version: greeting.version,
             connected_at: self.accepted_at,
             keep_alive_s: greeting.keep_alive_s,

@@ -5,6 +5,7 @@
 //! partitions' tails into mailboxes. The data path, in the order of its steps: `listener`, `connection`, `publish`, (cluster), `tail`,
 //! `deliver`, `mailbox`, `connection`.
 
+mod admission;
 mod attach;
 mod authenticate;
 mod buffers;
@@ -22,10 +23,10 @@ mod mailbox;
 mod metrics;
 mod newest_retained;
 mod node;
+mod opening;
 mod peer;
 mod positions;
 mod progress;
-mod proxy_protocol;
 mod publish;
 mod read;
 mod registry;
@@ -40,6 +41,8 @@ mod subscribers;
 mod sys_topics;
 mod tail;
 mod task;
+mod tls;
+mod websocket;
 mod write_buffer;
 
 pub use config::{Config, Problem};
@@ -48,6 +51,8 @@ pub use handle::ClientInfo;
 pub use listener::{ListenerConfig, Listening};
 pub use mailbox::MailboxConfig;
 pub use node::{Error, Node, Totals};
+pub use opening::WebSocketConfig;
 pub use peer::{CertificateNames, Transport};
 pub use session_limits::SessionConfig;
 pub use sys_topics::SysTopicsConfig;
+pub use tls::ClientCertificate;

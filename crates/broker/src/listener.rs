@@ -2,23 +2,27 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use magpie_codec::ReasonCode;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::admission::Exceeded;
 use crate::authenticate::Authentication;
 use crate::config::Problem;
 use crate::connection::Opened;
-use crate::node::{Error, Shared};
-use crate::peer::Peer;
+use crate::node::{Error, HalfOpen, Shared};
+use crate::opening;
+use crate::peer::{Peer, Transport};
 use crate::stream::Stream;
-use crate::{connection, proxy_protocol, task};
+use crate::tls::{self, ClientCertificate};
+use crate::{connection, task};
 
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +33,24 @@ pub struct ListenerConfig {
     /// A second one, which never expects the PROXY protocol: for clients inside the network while a balancer uses the first. Default
     /// off.
     pub mqtt_plain_listen: Option<SocketAddr>,
-    /// Expect a PROXY protocol header, version 1 or 2, on `mqtt_listen`: set it exactly when a balancer in front sends one. Default
-    /// false.
+    /// For MQTT over TLS, usually on port 8883; needs `tls_cert` and `tls_key`. Default off.
+    pub mqtts_listen: Option<SocketAddr>,
+    /// For MQTT over WebSocket, usually on port 8083: `ws://HOST:PORT/mqtt`. Default off.
+    pub ws_listen: Option<SocketAddr>,
+    /// For MQTT over WebSocket over TLS, usually on port 8084: `wss://HOST:PORT/mqtt`; needs `tls_cert` and `tls_key`. Default off.
+    pub wss_listen: Option<SocketAddr>,
+    /// PEM file with the certificate of this node, followed by those of the authorities between it and one that clients know. Read again
+    /// on SIGHUP. Default off.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of that certificate, without a passphrase. Read again on SIGHUP. Default off.
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the authorities that sign certificates of clients; with it, clients are asked for one. Read again on SIGHUP. Default
+    /// off.
+    pub tls_client_ca: Option<PathBuf>,
+    /// With `tls_client_ca`: `required`, or `optional` to let in clients without a certificate, too. Default required.
+    pub tls_client_cert: ClientCertificate,
+    /// Expect a PROXY protocol header, version 1 or 2, on all listeners but `mqtt_plain_listen`: set it exactly when a balancer in front
+    /// sends one. Default false.
     pub proxy_protocol: bool,
     /// Whether clients without credentials are let in. Must be decided for a listener that other machines can reach. Default: yes
     /// on loopback.
@@ -38,6 +58,15 @@ pub struct ListenerConfig {
     /// Open client connections of this node; one more is closed at once. Must stay below the process's limit of file descriptors.
     /// Default 1000000.
     pub max_connections: usize,
+    /// Connections whose CONNECT has not come; one more is closed at once. Each may take `session.connect_timeout`, handshakes included.
+    /// Default 10000.
+    pub max_half_open: usize,
+    /// New connections per second of this node, after a burst of as many. One more is closed; if it came over plain TCP and speaks MQTT 5.0, it is
+    /// told 0x9F before. 0 is no bound. Default 0.
+    pub max_connect_rate: u32,
+    /// The same of each address of clients; IPv6 addresses count by their first 64 bits. Leave it off behind a balancer that does not send the
+    /// PROXY protocol. 0 is no bound. Default 0.
+    pub max_connect_rate_per_address: u32,
 }
 
 impl Default for ListenerConfig {
@@ -45,20 +74,43 @@ impl Default for ListenerConfig {
         Self {
             mqtt_listen: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
             mqtt_plain_listen: None,
+            mqtts_listen: None,
+            ws_listen: None,
+            wss_listen: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls_client_cert: ClientCertificate::Required,
             proxy_protocol: false,
             allow_anonymous: None,
             max_connections: 1_000_000,
+            max_half_open: 10_000,
+            max_connect_rate: 0,
+            max_connect_rate_per_address: 0,
         }
     }
 }
 
 impl ListenerConfig {
-    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
-        let addresses = [
+    /// The addresses, with their keys.
+    #[must_use]
+    pub const fn addresses(&self) -> [(&'static str, Option<SocketAddr>); 5] {
+        [
             ("mqtt_listen", self.mqtt_listen),
             ("mqtt_plain_listen", self.mqtt_plain_listen),
-        ];
-        for (key, address) in addresses {
+            ("mqtts_listen", self.mqtts_listen),
+            ("ws_listen", self.ws_listen),
+            ("wss_listen", self.wss_listen),
+        ]
+    }
+
+    /// Whether a listener speaks TLS.
+    pub(crate) const fn has_tls(&self) -> bool {
+        self.mqtts_listen.is_some() || self.wss_listen.is_some()
+    }
+
+    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+        for (key, address) in self.addresses() {
             if let (Some(address), None) = (address, self.allow_anonymous)
                 && !address.ip().is_loopback()
             {
@@ -75,8 +127,18 @@ impl ListenerConfig {
                 "is the same address as mqtt_listen",
             ));
         }
-        if self.max_connections == 0 {
-            problems.push(Problem::new("max_connections", "must be at least 1"));
+        for (key, limit) in [
+            ("max_connections", self.max_connections),
+            ("max_half_open", self.max_half_open),
+        ] {
+            if limit == 0 {
+                problems.push(Problem::new(key, "must be at least 1"));
+            }
+        }
+        if self.has_tls()
+            && let Err(found) = tls::load(self)
+        {
+            problems.extend(found);
         }
     }
 
@@ -96,6 +158,12 @@ pub struct Listening {
     pub mqtt: Option<SocketAddr>,
     /// Of `mqtt_plain_listen`.
     pub plain: Option<SocketAddr>,
+    /// Of `mqtts_listen`.
+    pub mqtts: Option<SocketAddr>,
+    /// Of `ws_listen`.
+    pub ws: Option<SocketAddr>,
+    /// Of `wss_listen`.
+    pub wss: Option<SocketAddr>,
 }
 
 /// A bound socket that accepts nobody yet.
@@ -107,6 +175,7 @@ pub(crate) struct Listener {
 /// How connections of one listener begin.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
+    transport: Transport,
     has_proxy_header: bool,
     authentication: Authentication,
 }
@@ -118,19 +187,21 @@ struct Kind {
 pub(crate) fn bind(config: &ListenerConfig) -> Result<(Vec<Listener>, Listening), Error> {
     let mut listeners = Vec::new();
     let mut listening = Listening::default();
-    let both = [
-        (
-            config.mqtt_listen,
-            config.proxy_protocol,
-            &mut listening.mqtt,
-        ),
-        (config.mqtt_plain_listen, false, &mut listening.plain),
+    let transports = [
+        (Transport::Tcp, config.proxy_protocol, &mut listening.mqtt),
+        (Transport::Tcp, false, &mut listening.plain),
+        (Transport::Tls, config.proxy_protocol, &mut listening.mqtts),
+        (Transport::Ws, config.proxy_protocol, &mut listening.ws),
+        (Transport::Wss, config.proxy_protocol, &mut listening.wss),
     ];
-    for (address, has_proxy_header, bound) in both {
+    for ((_, address), (transport, has_proxy_header, bound)) in
+        config.addresses().into_iter().zip(transports)
+    {
         let Some(address) = address else { continue };
         let socket = open(address).map_err(|error| Error::Bind(address, explain(&error)))?;
         *bound = socket.local_addr().ok();
         let kind = Kind {
+            transport,
             has_proxy_header,
             authentication: config.authentication(address),
         };
@@ -186,44 +257,139 @@ pub(crate) async fn run(listener: Listener, node: Arc<Shared>, stop: Cancellatio
     }
 }
 
-// [MQTT-4.2.0-1], [MQTT-7.1.1-1 v3.1.1]: TCP. There is nothing that a client needs to know beyond MQTT
+// [MQTT-4.2.0-1], [MQTT-7.1.1-1 v3.1.1]: TCP, TLS and WebSocket. There is nothing that a client needs to know beyond MQTT
 // [MQTT-7.0.0-2 v3.1.1].
 fn accept(socket: TcpStream, remote: SocketAddr, kind: Kind, node: &Arc<Shared>) {
+    let opened_at = Instant::now();
+    let metrics = &node.metrics;
     let Some(seat) = node.take_seat() else {
-        node.metrics.refused_connection_limit.increment(1);
+        metrics.refused_connection_limit.increment(1);
         debug!(%remote, "connection limit reached");
         return;
     };
-    node.metrics.connects.increment(1);
+    let Some(half_open) = node.take_half_open() else {
+        metrics.refused_half_open_limit.increment(1);
+        debug!(%remote, "limit of half-open connections reached");
+        return;
+    };
+    metrics.connects.increment(1);
+    let exceeded = node.rates.admit(opened_at).err();
+    // Before a handshake that costs more than the connection.
+    if exceeded.is_some() && !can_be_told(kind.transport, node) {
+        metrics.refused_connect_rate.increment(1);
+        return;
+    }
     // Without it, small packets would wait for acknowledgements of earlier ones. Where it fails, the socket is broken already.
     let _ = socket.set_nodelay(true);
+    let incoming = Incoming {
+        socket,
+        remote,
+        kind,
+        half_open,
+        opened_at,
+        exceeded,
+    };
     let node = Arc::clone(node);
     task::spawn(async move {
         let _seat = seat;
-        let mut socket = socket;
-        let mut remote = remote;
-        let mut first_bytes = BytesMut::new();
-        if kind.has_proxy_header {
-            match proxy_protocol::read(&mut socket).await {
-                Ok((told, rest)) => {
-                    remote = told.unwrap_or(remote);
-                    first_bytes = rest;
-                }
-                Err(error) => {
-                    node.metrics.refused_proxy_header.increment(1);
-                    debug!(%remote, %error, "connection refused");
-                    return;
-                }
+        // Boxed, since only the beginning of the connection needs it.
+        let opened = Box::pin(open_in_time(&node, incoming)).await;
+        if let Some(opened) = opened {
+            connection::run(node, opened).await;
+        }
+    });
+}
+
+/// A connection of which nothing was read.
+struct Incoming {
+    socket: TcpStream,
+    remote: SocketAddr,
+    kind: Kind,
+    half_open: HalfOpen,
+    opened_at: Instant,
+    exceeded: Option<Exceeded>,
+}
+
+/// A refused client is told why if that costs next to nothing.
+fn can_be_told(transport: Transport, node: &Shared) -> bool {
+    transport == Transport::Tcp && node.half_open() < node.config.listener.max_half_open / 2
+}
+
+/// Everything before MQTT, within the time that a client has for its CONNECT. `None`: the connection was refused, and counted.
+async fn open_in_time(node: &Shared, incoming: Incoming) -> Option<Opened> {
+    let (remote, transport) = (incoming.remote, incoming.kind.transport);
+    if transport == Transport::Tcp && !incoming.kind.has_proxy_header {
+        // Its CONNECT is waited for by its driver.
+        return open_mqtt(node, incoming).await;
+    }
+    let deadline = incoming.opened_at + node.config.session.connect_timeout;
+    let opening = tokio::time::timeout_at(deadline.into(), open_mqtt(node, incoming));
+    opening.await.unwrap_or_else(|_| {
+        node.metrics.refused_too_slow.increment(1);
+        debug!(%remote, transport = transport.name(), "connection refused: it took too long");
+        None
+    })
+}
+
+async fn open_mqtt(node: &Shared, incoming: Incoming) -> Option<Opened> {
+    let Incoming {
+        mut socket,
+        mut remote,
+        kind,
+        half_open,
+        opened_at,
+        mut exceeded,
+    } = incoming;
+    let metrics = &node.metrics;
+    if kind.has_proxy_header {
+        match opening::proxy_header(&mut socket).await {
+            Ok(told) => remote = told.unwrap_or(remote),
+            Err(error) => {
+                metrics.refused_proxy_header.increment(1);
+                debug!(%remote, %error, "connection refused");
+                return None;
             }
         }
-        let opened = Opened {
-            stream: Stream::Tcp(socket),
-            peer: Peer::tcp(remote),
-            first_bytes,
-            authentication: kind.authentication,
-        };
-        connection::run(node, opened).await;
-    });
+    }
+    if exceeded.is_none() {
+        exceeded = node.rates.admit_address(remote.ip(), opened_at).err();
+    }
+    let mut refusal = None;
+    if let Some(exceeded) = exceeded {
+        match exceeded {
+            Exceeded::Node => metrics.refused_connect_rate.increment(1),
+            Exceeded::Address => metrics.refused_connect_rate_per_address.increment(1),
+        }
+        debug!(%remote, ?exceeded, "too many connections per second");
+        if !can_be_told(kind.transport, node) {
+            return None;
+        }
+        refusal = Some(ReasonCode::ConnectionRateExceeded);
+    }
+    let (stream, peer) = if kind.transport == Transport::Tcp {
+        (Stream::Tcp(socket), Peer::tcp(remote))
+    } else {
+        match opening::open(node, socket, remote, kind.transport).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                match &error {
+                    opening::Error::Tls(_) => metrics.refused_tls.increment(1),
+                    opening::Error::Upgrade(_) => metrics.refused_upgrade.increment(1),
+                    opening::Error::ProxyHeader | opening::Error::Ended => {}
+                }
+                debug!(%remote, transport = kind.transport.name(), %error, "connection refused");
+                return None;
+            }
+        }
+    };
+    Some(Opened {
+        stream,
+        peer,
+        authentication: kind.authentication,
+        half_open,
+        opened_at,
+        refusal,
+    })
 }
 
 /// Waits between failed accepts, so that a lack of file descriptors is not answered by spinning.

@@ -12,6 +12,16 @@ pub(crate) struct Metrics {
     pub(crate) connects: Counter,
     pub(crate) refused_connection_limit: Counter,
     pub(crate) refused_proxy_header: Counter,
+    pub(crate) refused_half_open_limit: Counter,
+    pub(crate) refused_connect_rate: Counter,
+    pub(crate) refused_connect_rate_per_address: Counter,
+    pub(crate) refused_too_slow: Counter,
+    pub(crate) refused_tls: Counter,
+    pub(crate) refused_upgrade: Counter,
+    pub(crate) half_open: Gauge,
+    pub(crate) certificate_ends: Gauge,
+    pub(crate) tls_reloads: Counter,
+    pub(crate) failed_tls_reloads: Counter,
     pub(crate) accept_errors: Counter,
     pub(crate) slow_closes: Counter,
     pub(crate) received: PerQoS,
@@ -70,6 +80,16 @@ impl Metrics {
             connects: counter!("magpie_connects_total"),
             refused_connection_limit: refused("connection_limit"),
             refused_proxy_header: refused("proxy_header"),
+            refused_half_open_limit: refused("half_open_limit"),
+            refused_connect_rate: refused("connect_rate"),
+            refused_connect_rate_per_address: refused("connect_rate_per_address"),
+            refused_too_slow: refused("handshake_timeout"),
+            refused_tls: refused("tls_handshake"),
+            refused_upgrade: refused("websocket_upgrade"),
+            half_open: gauge!("magpie_half_open_connections"),
+            certificate_ends: gauge!("magpie_tls_certificate_expires_seconds"),
+            tls_reloads: counter!("magpie_tls_reloads_total", "outcome" => "loaded"),
+            failed_tls_reloads: counter!("magpie_tls_reloads_total", "outcome" => "failed"),
             accept_errors: counter!("magpie_accept_errors_total"),
             slow_closes: counter!("magpie_slow_closes_total"),
             received: PerQoS::register(
@@ -211,6 +231,18 @@ fn describe() {
     describe_counter!(
         "magpie_connections_refused_total",
         "Network connections closed before CONNECT, by reason."
+    );
+    describe_gauge!(
+        "magpie_half_open_connections",
+        "Open connections whose CONNECT has not come."
+    );
+    describe_gauge!(
+        "magpie_tls_certificate_expires_seconds",
+        "When the certificate of the listeners ends, in seconds since 1970."
+    );
+    describe_counter!(
+        "magpie_tls_reloads_total",
+        "Certificates read again while the node runs, by outcome."
     );
     describe_counter!(
         "magpie_connections_closed_total",

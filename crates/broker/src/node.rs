@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use magpie_cluster::{Cluster, Events, Load};
 use magpie_session::{Eviction, Limits};
 use magpie_state::{ClientId, PartitionId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use crate::admission::Rates;
 use crate::handle::ClientInfo;
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
@@ -19,7 +20,8 @@ use crate::progress::Durables;
 use crate::registry::Registry;
 use crate::shares::Shares;
 use crate::subscribers::Subscribers;
-use crate::{Config, events, progress, sys_topics, tail, task};
+use crate::tls::{self, Loaded, Tls};
+use crate::{Config, Problem, events, progress, sys_topics, tail, task};
 
 /// How often the gauges are brought up to date.
 const OBSERVE_EVERY: Duration = Duration::from_secs(5);
@@ -30,6 +32,9 @@ pub enum Error {
     /// A listener cannot be opened.
     #[error("cannot listen for MQTT on {0}: {1}")]
     Bind(SocketAddr, String),
+    /// The certificate, or what belongs to it, cannot be used.
+    #[error("{0}")]
+    Tls(Problem),
 }
 
 /// The broker of this node. Cheap to clone.
@@ -49,7 +54,11 @@ pub(crate) struct Shared {
     pub(crate) durables: Arc<Durables>,
     pub(crate) shares: Arc<Shares>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) rates: Rates,
+    /// Set when the listeners are opened, if one of them speaks TLS.
+    tls: OnceLock<Tls>,
     connections: AtomicUsize,
+    half_open: AtomicUsize,
     numbers: AtomicU64,
     is_draining: AtomicBool,
     has_ignored_retain: AtomicBool,
@@ -63,6 +72,8 @@ pub(crate) struct Shared {
 pub struct Totals {
     /// Open client connections, those included that have not said CONNECT.
     pub connections: usize,
+    /// Those that have not said CONNECT.
+    pub half_open: usize,
     /// Attached clients.
     pub clients: usize,
     /// Their subscriptions.
@@ -98,6 +109,11 @@ impl Node {
             Arc::clone(&subscribers),
             Arc::clone(&metrics),
         ));
+        let listener = &config.listener;
+        let rates = Rates::new(
+            listener.max_connect_rate,
+            listener.max_connect_rate_per_address,
+        );
         let shared = Arc::new(Shared {
             limits: Arc::new(config.session.limits()),
             decoder_limits: config.session.decoder_limits(),
@@ -108,7 +124,10 @@ impl Node {
             durables,
             shares,
             metrics,
+            rates,
+            tls: OnceLock::new(),
             connections: AtomicUsize::new(0),
+            half_open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
             has_ignored_retain: AtomicBool::new(false),
@@ -132,7 +151,16 @@ impl Node {
     /// # Errors
     /// One sentence for the operator; then no listener is open.
     pub fn listen(&self) -> Result<Listening, Error> {
-        let (listeners, listening) = listener::bind(&self.shared.config.listener)?;
+        let config = &self.shared.config.listener;
+        if config.has_tls() {
+            let loaded = tls::load(config).map_err(|problems| {
+                let first = problems.into_iter().next();
+                Error::Tls(first.expect("what fails has a problem"))
+            })?;
+            self.shared.note_certificate(&loaded);
+            let _ = self.shared.tls.set(Tls::new(loaded));
+        }
+        let (listeners, listening) = listener::bind(config)?;
         for listener in listeners {
             let stop = self.shared.stop_listening.clone();
             task::spawn(listener::run(listener, Arc::clone(&self.shared), stop));
@@ -142,8 +170,37 @@ impl Node {
             .listening
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = listening;
-        info!(mqtt = ?listening.mqtt, plain = ?listening.plain, "listening");
+        info!(
+            mqtt = ?listening.mqtt, plain = ?listening.plain, mqtts = ?listening.mqtts, ws = ?listening.ws, wss = ?listening.wss,
+            "listening"
+        );
         Ok(listening)
+    }
+
+    /// Reads the certificate of the listeners again, with what belongs to it. Connections that are there stay as they are; new ones use what
+    /// was read. Logs what is wrong; then everything stays as it was. Reads files: not for a worker thread that serves clients.
+    pub fn reload_tls(&self) {
+        let Some(tls) = self.shared.tls.get() else {
+            return;
+        };
+        let metrics = &self.shared.metrics;
+        match tls::load(&self.shared.config.listener) {
+            Ok(loaded) => {
+                self.shared.note_certificate(&loaded);
+                tls.replace(loaded);
+                metrics.tls_reloads.increment(1);
+                info!("the certificate was read again");
+            }
+            Err(problems) => {
+                metrics.failed_tls_reloads.increment(1);
+                for problem in problems {
+                    error!(
+                        key = problem.key,
+                        "{}; the certificate from before stays", problem.what
+                    );
+                }
+            }
+        }
     }
 
     /// The addresses that clients can connect to; none before [`listen`](Self::listen).
@@ -244,6 +301,37 @@ impl Shared {
         (before < self.config.listener.max_connections).then_some(seat)
     }
 
+    /// Room for one more connection without CONNECT, unless the limit is reached.
+    pub(crate) fn take_half_open(self: &Arc<Self>) -> Option<HalfOpen> {
+        let before = self.half_open.fetch_add(1, Ordering::Relaxed);
+        let half_open = HalfOpen(Arc::clone(self));
+        (before < self.config.listener.max_half_open).then_some(half_open)
+    }
+
+    /// Connections without CONNECT.
+    pub(crate) fn half_open(&self) -> usize {
+        self.half_open.load(Ordering::Relaxed)
+    }
+
+    /// For listeners with TLS, once they are open.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.get()
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge needs no more than 52 bits"
+    )]
+    fn note_certificate(&self, loaded: &Loaded) {
+        for warning in &loaded.warnings {
+            warn!(key = warning.key, "{}", warning.what);
+        }
+        let ends_at = loaded.ends_at.unwrap_or(SystemTime::UNIX_EPOCH);
+        let since = ends_at.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.map_or(0, |since| since.as_secs());
+        self.metrics.certificate_ends.set(seconds as f64);
+    }
+
     /// Counts a RETAIN flag that was ignored; the first one is logged.
     pub(crate) fn note_retain_ignored(&self) {
         self.metrics.retain_ignored.increment(1);
@@ -258,6 +346,7 @@ impl Shared {
         let attached = handles.iter().filter(|handle| handle.epoch().is_some());
         Totals {
             connections: self.connections.load(Ordering::Relaxed),
+            half_open: self.half_open(),
             clients: attached.count(),
             subscriptions: handles
                 .iter()
@@ -274,6 +363,15 @@ pub(crate) struct Seat(Arc<Shared>);
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection's place among those whose CONNECT has not come.
+pub(crate) struct HalfOpen(Arc<Shared>);
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.half_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -294,6 +392,7 @@ async fn observe(shared: Arc<Shared>) {
         let metrics = &shared.metrics;
         shared.cluster.tell_load(load(&totals, metrics));
         metrics.connections.set(totals.connections as f64);
+        metrics.half_open.set(shared.half_open() as f64);
         metrics.subscriptions.set(totals.subscriptions as f64);
         metrics.filters.set(totals.filters as f64);
         let mut held = crate::mailbox::Weight::default();

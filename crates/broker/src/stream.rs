@@ -8,11 +8,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::websocket::WebSocket;
+
 /// A connection to a client. Plain TCP is in place, since most clients use it and memory per connection counts; the others are boxed.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    #[expect(dead_code, reason = "its listener follows")]
     Tls(Box<TlsStream<TcpStream>>),
+    Ws(Box<WebSocket>),
 }
 
 impl Stream {
@@ -21,6 +23,7 @@ impl Stream {
         match self {
             Self::Tcp(_) => false,
             Self::Tls(it) => it.get_ref().1.wants_write(),
+            Self::Ws(it) => it.needs_flush(),
         }
     }
 }
@@ -34,6 +37,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_read(cx, buffer),
             Self::Tls(it) => Pin::new(it).poll_read(cx, buffer),
+            Self::Ws(it) => Pin::new(it).poll_read(cx, buffer),
         }
     }
 }
@@ -47,6 +51,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_write(cx, bytes),
             Self::Tls(it) => Pin::new(it).poll_write(cx, bytes),
+            Self::Ws(it) => Pin::new(it).poll_write(cx, bytes),
         }
     }
 
@@ -58,6 +63,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_write_vectored(cx, slices),
             Self::Tls(it) => Pin::new(it).poll_write_vectored(cx, slices),
+            Self::Ws(it) => Pin::new(it).poll_write_vectored(cx, slices),
         }
     }
 
@@ -65,6 +71,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(it) => it.is_write_vectored(),
             Self::Tls(it) => it.is_write_vectored(),
+            Self::Ws(it) => it.is_write_vectored(),
         }
     }
 
@@ -73,6 +80,7 @@ impl AsyncWrite for Stream {
             // Nothing waits in it.
             Self::Tcp(_) => Poll::Ready(Ok(())),
             Self::Tls(it) => Pin::new(it).poll_flush(cx),
+            Self::Ws(it) => Pin::new(it).poll_flush(cx),
         }
     }
 
@@ -80,6 +88,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_shutdown(cx),
             Self::Tls(it) => Pin::new(it).poll_shutdown(cx),
+            Self::Ws(it) => Pin::new(it).poll_shutdown(cx),
         }
     }
 }

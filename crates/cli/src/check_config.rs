@@ -16,7 +16,10 @@ pub(crate) struct CheckConfigArgs {
 impl CheckConfigArgs {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         Ok(match NodeConfig::load(&self.config.layers()) {
-            Ok(_) => {
+            Ok(config) => {
+                for warning in config.warnings {
+                    eprintln!("warning: {warning}");
+                }
                 println!("the configuration is good");
                 ExitCode::SUCCESS
             }

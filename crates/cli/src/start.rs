@@ -4,6 +4,7 @@ mod audit_log;
 mod fail_stop;
 mod file_limit;
 mod logging;
+mod reload;
 mod stop;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::config::{ConfigArgs, NodeConfig};
+use reload::Reloads;
 use stop::{Asked, Stops};
 
 /// A bug or a broken disk made the node stop itself.
@@ -77,7 +79,8 @@ impl StartArgs {
             .build()?;
         let end = runtime.block_on(async {
             let stops = Stops::new(self.stop_with_stdin)?;
-            let ended = serve(config, metrics, audit.clone(), stops).await;
+            let reloads = Reloads::new()?;
+            let ended = serve(config, metrics, audit.clone(), stops, reloads).await;
             anyhow::Ok(ended)
         })?;
         audit.flush(AUDIT_DEADLINE);
@@ -120,16 +123,24 @@ fn begin_anew() -> String {
 }
 
 /// From the configuration to the end of the process.
-async fn serve(config: NodeConfig, metrics: Metrics, audit: Audit, mut stops: Stops) -> End {
+async fn serve(
+    config: NodeConfig,
+    metrics: Metrics,
+    audit: Audit,
+    mut stops: Stops,
+    reloads: Reloads,
+) -> End {
     tokio::spawn(audit_log::reopen_on_hangup(audit.clone()));
     // The first that answers: health checks see a node that starts.
     let server = match Server::bind(config.http, metrics, audit.clone()).await {
         Ok(server) => server,
         Err(error) => return End::NotStarted(error.to_string()),
     };
-    let listener = &config.broker.listener;
-    let mqtt = [listener.mqtt_listen, listener.mqtt_plain_listen];
-    if let Some(why) = mqtt.into_iter().flatten().find_map(refusal_to_bind) {
+    let listeners = config.broker.listener.addresses().into_iter();
+    if let Some(why) = listeners
+        .filter_map(|(_, address)| address)
+        .find_map(refusal_to_bind)
+    {
         return End::NotStarted(why);
     }
     let seeds = config.cluster.seeds.len();
@@ -159,6 +170,7 @@ async fn serve(config: NodeConfig, metrics: Metrics, audit: Audit, mut stops: St
         Ok(()) => {
             let node = Node::start(config.broker, cluster.clone(), events);
             server.attach_node(node.clone());
+            tokio::spawn(reloads.run(node.clone()));
             run(&node, &cluster, &server, &mut stops).await
         }
         Err(end) => end,

@@ -195,7 +195,9 @@ impl Deframer {
             return Ok(());
         }
         let (length, mask) = header[2..].split_at(length_bytes);
-        let long = length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let long = length
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let left = if length_bytes == 0 { short } else { long };
         let kind = self.check(header[0], is_masked, left)?;
         let frame = Frame {
@@ -224,7 +226,13 @@ impl Deframer {
             // [MQTT-6.0.0-1], [MQTT-6.0.0-1 v3.1.1]: other data than binary ends the connection.
             (1, _) => return Err(Violation::Text),
             (0, true) | (2, false) => {}
-            (8, _) => return if length == 1 { Err(Violation::Protocol) } else { Ok(Kind::Close) },
+            (8, _) => {
+                return if length == 1 {
+                    Err(Violation::Protocol)
+                } else {
+                    Ok(Kind::Close)
+                };
+            }
             (9, _) => return Ok(Kind::Ping),
             (10, _) => return Ok(Kind::Pong),
             _ => return Err(Violation::Protocol),
@@ -271,10 +279,15 @@ pub fn apply_mask(mask: [u8; 4], at: u8, payload: &mut [u8]) -> u8 {
     let wide = [turned, turned].concat();
     let mut chunks = payload.chunks_exact_mut(8);
     for chunk in &mut chunks {
-        chunk.iter_mut().zip(&wide).for_each(|(byte, mask)| *byte ^= mask);
+        chunk
+            .iter_mut()
+            .zip(&wide)
+            .for_each(|(byte, mask)| *byte ^= mask);
     }
     let rest = chunks.into_remainder();
-    rest.iter_mut().zip(&wide).for_each(|(byte, mask)| *byte ^= mask);
+    rest.iter_mut()
+        .zip(&wide)
+        .for_each(|(byte, mask)| *byte ^= mask);
     let rest = u8::try_from(rest.len()).expect("less than eight");
     (at + rest) % 4
 }

@@ -106,7 +106,12 @@ mod tests {
     fn reads_version_2() {
         check(&version_2(v2::Command::Proxy), Some("192.0.2.7:51000"));
         check(&version_2(v2::Command::Local), None);
-        let addresses = v2::IPv6::new([0x2001_0db8_u128 << 96 | 7; 1].map(u128::to_be_bytes)[0], [0; 16], 51000, 1883);
+        let addresses = v2::IPv6::new(
+            [0x2001_0db8_u128 << 96 | 7; 1].map(u128::to_be_bytes)[0],
+            [0; 16],
+            51000,
+            1883,
+        );
         let header = v2::Builder::with_addresses(
             v2::Version::Two | v2::Command::Proxy,
             v2::Protocol::Stream,

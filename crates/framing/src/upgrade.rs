@@ -126,7 +126,10 @@ fn check(request: &httparse::Request<'_, '_>, rules: Rules<'_>) -> Result<String
     }
     if let Some(origin) = one(fields, "origin")
         && !rules.origins.is_empty()
-        && !rules.origins.iter().any(|it| it.eq_ignore_ascii_case(origin))
+        && !rules
+            .origins
+            .iter()
+            .any(|it| it.eq_ignore_ascii_case(origin))
     {
         return Err(Refusal::Origin);
     }

@@ -14,7 +14,7 @@ use self::rules::{Lacks, Rulebook};
 use super::tree::{fail_on, root};
 
 /// How many rules of each version may not be met yet. To be lowered with each that is; never to be raised.
-const MISSING_MAX: [(&str, usize); 2] = [("3.1.1", 5), ("5.0", 5)];
+const MISSING_MAX: [(&str, usize); 2] = [("3.1.1", 2), ("5.0", 2)];
 
 const PAGE: &str = "docs/conformance.md";
 

@@ -68,7 +68,12 @@ impl Driver {
             }
             leave(&node, &handle, end, last).await;
         };
-        let says_goodbye = !matches!(cause, CloseCause::ByClient(_) | CloseCause::Lost);
+        let says_goodbye = match cause {
+            CloseCause::Lost => false,
+            // TLS and WebSocket have a goodbye of their own.
+            CloseCause::ByClient(_) => !matches!(socket, Stream::Tcp(_)),
+            _ => true,
+        };
         if says_goodbye {
             let goodbye = say_goodbye(&node, socket, &mut out);
             tokio::join!(leaving, goodbye);

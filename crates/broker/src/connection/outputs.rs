@@ -55,11 +55,11 @@ impl Driver {
                 ticket,
                 credentials,
             } => {
-                let answer = Answer::Authenticated(
-                    self.authentication
-                        .authenticate(&credentials)
-                        .map(|()| None),
-                );
+                let authenticated = match self.refusal {
+                    Some(reason) => Err(reason),
+                    None => self.authentication.authenticate(&credentials),
+                };
+                let answer = Answer::Authenticated(authenticated.map(|()| None));
                 self.session.handle_answer(ticket, answer, now);
             }
             // Only of a client whose method is known, and there is none yet.
@@ -168,6 +168,7 @@ impl Driver {
     /// Notes who the client is, when its CONNECT comes.
     pub(super) fn greet(&mut self, connect: &Connect) {
         self.keep_alive_s = connect.keep_alive_s;
+        self.half_open = None;
     }
 
     fn attach(&mut self, ticket: Ticket, wanted: magpie_session::Attach) {

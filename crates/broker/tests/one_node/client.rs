@@ -10,7 +10,7 @@ use magpie_codec::{
     Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, SubAck, Subscribe,
     SubscriptionOptions, Text, TopicFilter, TopicName, Unsubscribe, Will,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Long enough for a busy machine.
@@ -49,8 +49,13 @@ impl Greeting {
     }
 }
 
+/// What carries a client's bytes.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
+
 pub(crate) struct TestClient {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     version: ProtocolVersion,
     decoder: Decoder,
     buffer: BytesMut,
@@ -66,12 +71,17 @@ impl TestClient {
     }
 
     async fn open_as(address: SocketAddr, version: ProtocolVersion) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap(), version)
+    }
+
+    /// Over a connection that is there.
+    pub(crate) fn over(socket: impl Socket + 'static, version: ProtocolVersion) -> Self {
         let limits = Limits {
             packet_bytes_max: 16 << 20,
             ..Limits::default()
         };
         Self {
-            socket: TcpStream::connect(address).await.unwrap(),
+            socket: Box::new(socket),
             version,
             decoder: Decoder::client(version, limits),
             buffer: BytesMut::new(),

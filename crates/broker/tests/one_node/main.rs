@@ -13,6 +13,7 @@ mod session_end;
 mod shares;
 mod slow;
 mod sys_topics;
+mod transports;
 mod wills;
 
 use std::time::Duration;

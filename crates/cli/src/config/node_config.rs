@@ -20,6 +20,8 @@ pub(crate) struct NodeConfig {
     pub(crate) audit_log: Option<PathBuf>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
+    /// What should be looked at, although the node can start with it.
+    pub(crate) warnings: Vec<Problem>,
 }
 
 impl NodeConfig {
@@ -61,12 +63,16 @@ impl NodeConfig {
             .iter()
             .any(|problem| problem.key == "cluster_secret_file");
 
-        let config = Self::new(settings, cluster_secret.as_ref(), api_token);
+        let mut config = Self::new(settings, cluster_secret.as_ref(), api_token);
         let mut found = config.problems(settings, &layered);
         // Said already, and better.
         found.retain(|problem| !(secret_failed && problem.key == "cluster_secret_file"));
         problems.extend(found);
         if problems.is_empty() {
+            let warnings = config.broker.warnings().into_iter();
+            config.warnings = warnings
+                .map(|warning| layered.locate(&warning.key, warning.what))
+                .collect();
             Ok(config)
         } else {
             Err(Problems(problems))
@@ -114,6 +120,7 @@ impl NodeConfig {
                 session: settings.session.clone(),
                 mailbox: settings.mailbox.clone(),
                 sys_topics: settings.sys_topics.clone(),
+                websocket: settings.websocket.clone(),
             },
             http: magpie_admin::Config {
                 listen: settings.http_listen,
@@ -123,6 +130,7 @@ impl NodeConfig {
             audit_log: settings.audit_log.clone(),
             log_format: settings.log_format,
             log_level: settings.log_level.clone(),
+            warnings: Vec::new(),
         }
     }
 
@@ -185,12 +193,13 @@ impl NodeConfig {
 
 /// Listeners that would take each other's port.
 fn address_clashes(settings: &Settings) -> Vec<(&'static str, String)> {
+    let [mqtt, others @ ..] = settings.listener.addresses();
     let listeners = [
-        ("mqtt_listen", settings.listener.mqtt_listen),
+        mqtt,
         ("cluster_listen", Some(settings.cluster_listen)),
         ("http_listen", Some(settings.http_listen)),
-        ("mqtt_plain_listen", settings.listener.mqtt_plain_listen),
     ];
+    let listeners = listeners.into_iter().chain(others);
     let mut taken: BTreeMap<(u16, IpAddr), &str> = BTreeMap::new();
     let mut clashes = Vec::new();
     for (key, address) in listeners {

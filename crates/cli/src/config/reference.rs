@@ -27,7 +27,7 @@ Secrets are never flags: `MAGPIE_CLUSTER_SECRET` and `MAGPIE_API_TOKEN` hold the
 `api_token_file` name files that do. One line feed at the end of such a file is not part of the secret.
 ";
 
-const SECTION_HEADS: [(&str, &str); 7] = [
+const SECTION_HEADS: [(&str, &str); 8] = [
     (
         "",
         "## The node\n\nAt the top of the file; each is also a flag.\n",
@@ -38,6 +38,7 @@ const SECTION_HEADS: [(&str, &str); 7] = [
     ),
     ("session", "## `[session]`: what one client may ask for\n"),
     ("mailbox", "## `[mailbox]`: what may wait for one client\n"),
+    ("websocket", "## `[websocket]`: MQTT over WebSocket\n"),
     (
         "sys_topics",
         "## `[sys_topics]`: what nodes tell in topics\n",

@@ -54,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) session: magpie_broker::SessionConfig,
     pub(crate) mailbox: magpie_broker::MailboxConfig,
     pub(crate) sys_topics: magpie_broker::SysTopicsConfig,
+    pub(crate) websocket: magpie_broker::WebSocketConfig,
     pub(crate) cluster: ClusterSettings,
     pub(crate) http: magpie_admin::Limits,
 }
@@ -91,6 +92,7 @@ impl Default for Settings {
             session: magpie_broker::SessionConfig::default(),
             mailbox: magpie_broker::MailboxConfig::default(),
             sys_topics: magpie_broker::SysTopicsConfig::default(),
+            websocket: magpie_broker::WebSocketConfig::default(),
             cluster: ClusterSettings::default(),
             http: magpie_admin::Limits::default(),
         }

@@ -48,7 +48,11 @@ fn payloads_are_one_stream_however_they_are_cut() {
     expected.extend([b'y'; 70_000]);
     for piece in [1, 2, 3, 5, 7, 64, 4096, bytes.len()] {
         let mut deframer = deframer();
-        assert_eq!(take(&mut deframer, &bytes, piece).unwrap(), expected, "{piece}");
+        assert_eq!(
+            take(&mut deframer, &bytes, piece).unwrap(),
+            expected,
+            "{piece}"
+        );
         let Some(Control::Ping(ping)) = deframer.heard() else {
             panic!("a Ping was sent");
         };
@@ -68,7 +72,12 @@ fn the_last_of_several_pings_is_the_one_that_counts() {
 #[test]
 fn nothing_is_taken_after_a_close() {
     let mut deframer = deframer();
-    let bytes = [frame(0x82, b"a"), frame(0x88, b"\x03\xe8bye"), frame(0x82, b"b")].concat();
+    let bytes = [
+        frame(0x82, b"a"),
+        frame(0x88, b"\x03\xe8bye"),
+        frame(0x82, b"b"),
+    ]
+    .concat();
     assert_eq!(take(&mut deframer, &bytes, 100).unwrap(), b"a");
     assert_eq!(deframer.heard(), Some(Control::Close(Some(1000))));
     assert_eq!(take(&mut deframer, &frame(0x82, b"c"), 1).unwrap(), b"");
@@ -93,11 +102,17 @@ fn what_breaks_the_protocol_is_refused() {
         ("an unknown opcode", frame(0x83, b"a")),
         ("an unknown control opcode", frame(0x8b, b"a")),
         ("a continuation of nothing", frame(0x80, b"a")),
-        ("a message in a message", [frame(0x02, b"a"), frame(0x82, b"a")].concat()),
+        (
+            "a message in a message",
+            [frame(0x02, b"a"), frame(0x82, b"a")].concat(),
+        ),
         ("a Ping in fragments", frame(0x09, b"a")),
         ("a long Ping", frame(0x89, &[0; 126])),
         ("half a close code", frame(0x88, b"\x03")),
-        ("a negative length", b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0".to_vec()),
+        (
+            "a negative length",
+            b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0".to_vec(),
+        ),
     ] {
         let refused = take(&mut deframer(), &bytes, 100);
         assert_eq!(refused, Err(Violation::Protocol), "{what}");
@@ -115,7 +130,10 @@ fn a_frame_that_is_too_long_is_refused_at_its_header() {
 fn a_server_does_not_mask() {
     let mut deframer = Deframer::new(From::Server, 1 << 20);
     assert_eq!(take(&mut deframer, b"\x82\x01a", 1).unwrap(), b"a");
-    assert_eq!(take(&mut deframer, &frame(0x82, b"a"), 100), Err(Violation::Protocol));
+    assert_eq!(
+        take(&mut deframer, &frame(0x82, b"a"), 100),
+        Err(Violation::Protocol)
+    );
 }
 
 proptest! {

@@ -29,7 +29,11 @@ fn an_upgrade_is_answered_with_the_subprotocol() {
     // The example of RFC 6455, 1.3.
     let accept = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
     assert!(verdict.response.contains(accept));
-    assert!(verdict.response.ends_with("\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"));
+    assert!(
+        verdict
+            .response
+            .ends_with("\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n")
+    );
 }
 
 #[test]
@@ -82,7 +86,10 @@ fn a_request_has_its_limits() {
     let verdict = answer(request.as_bytes(), RULES).unwrap();
     assert_eq!(verdict.upgraded, Err(Refusal::Malformed));
     let endless = format!("GET /mqtt HTTP/1.1\r\nX: {}", "y".repeat(HEAD_BYTES_MAX));
-    assert_eq!(answer(&endless.as_bytes()[..HEAD_BYTES_MAX - 1], RULES), None);
+    assert_eq!(
+        answer(&endless.as_bytes()[..HEAD_BYTES_MAX - 1], RULES),
+        None
+    );
     let verdict = answer(endless.as_bytes(), RULES).unwrap();
     assert_eq!(verdict.upgraded, Err(Refusal::Malformed));
 }
@@ -96,7 +103,10 @@ fn pages_of_other_origins_are_refused_and_programs_are_not() {
     };
     let check = |line, instead, expected| {
         let request = request_with(line, instead);
-        assert_eq!(answer(request.as_bytes(), rules).unwrap().upgraded, expected);
+        assert_eq!(
+            answer(request.as_bytes(), rules).unwrap().upgraded,
+            expected
+        );
     };
     check("", "", Ok(()));
     check("Origin: https://app.example\r\n", "", Ok(()));

@@ -1,0 +1,28 @@
+//! SIGHUP: what can change while the node runs is read again.
+
+use magpie_broker::Node;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::warn;
+
+/// The signal. From when this is there, it does not end the process.
+pub(super) struct Reloads(Signal);
+
+impl Reloads {
+    /// # Errors
+    /// If the system takes no handler.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the signal, again and again.
+    pub(super) async fn run(mut self, node: Node) {
+        while self.0.recv().await.is_some() {
+            let node = node.clone();
+            // It reads files.
+            let read = tokio::task::spawn_blocking(move || node.reload_tls());
+            if let Err(error) = read.await {
+                warn!(%error, "nothing was read again");
+            }
+        }
+    }
+}
