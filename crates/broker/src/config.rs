@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig, SysTopicsConfig, WebSocketConfig, tls,
+    ConnectionConfig, ListenerConfig, MailboxConfig, SessionConfig, SysTopicsConfig,
+    WebSocketConfig, tls,
 };
 
 /// Everything that can be set about clients and their connections.

@@ -1,6 +1,6 @@
 //! The PROXY protocol, versions 1 and 2: a balancer in front tells the client's address in the first bytes.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use ppp::{HeaderResult, PartialResult, v1, v2};
 

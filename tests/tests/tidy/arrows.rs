@@ -78,29 +78,6 @@ const PURE_MAY_USE: [&str; 17] = [
     "thiserror",
 ];
 
-/// What they may use that is not ours: data structures and derives. Whoever adds one here has read that it does no I/O.
-const PURE_MAY_USE: [&str; 12] = [
-    "base64",
-    "bytes",
-    "foldhash",
-    "hashbrown",
-    "hmac",
-    "pbkdf2",
-    "proptest",
-    "serde",
-    "serde_json",
-    "sha2",
-    "httparse",
-    "ppp",
-    "proptest",
-    "serde",
-    "serde_json",
-    "sha1",
-    "smallvec",
-    "subtle",
-    "thiserror",
-];
-
 #[test]
 fn each_crate_uses_what_the_design_says() {
     let mut wrong = Vec::new();
