@@ -155,7 +155,7 @@ mod tests {
     fn each_address_has_its_own_rate() {
         let now = Instant::now();
         let rates = Rates::new(0, 1);
-        let mut check = |text: &str, expected: Result<(), Exceeded>| {
+        let check = |text: &str, expected: Result<(), Exceeded>| {
             assert_eq!(rates.admit_address(address(text), now), expected, "{text}");
         };
         check("192.0.2.1", Ok(()));
