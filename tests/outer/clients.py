@@ -88,7 +88,7 @@ class Paho(Received):
     """A paho client that does not reconnect by itself."""
 
     def __init__(self, port, version, client_id="", window=20, connect_properties=None, keepalive=30, clean=True,
-                 on_message=None, on_end=None, host="127.0.0.1"):
+                 on_message=None, on_end=None, host="127.0.0.1", user=None):
         super().__init__()
         self.version = version
         self.answers = {}
@@ -107,6 +107,8 @@ class Paho(Received):
         self.paho.on_unsubscribe = lambda _c, _u, mid, codes, _p: self._answer(("unsubscribe", mid), codes)
         self.paho.on_publish = lambda _c, _u, mid, code, _p: self._published(mid, code)
         self.paho.on_disconnect = self._on_disconnect
+        if user:
+            self.paho.username_pw_set(*user)
         if door.is_tls:
             self.paho.tls_set(ca_certs=str(door.ca))
         if door.is_websocket:

@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 from clients import Paho, Patient
+from doors import Door, make_certificate
 from nodes import free_ports, http
 from report import Failure, Suite, check, say, wait_until
 
@@ -82,6 +84,7 @@ def main():
             suite.step("node2 is killed: its clients go on elsewhere", lose, compose, "node2")
             suite.step("node2 is started again", recover, compose)
             suite.step("node3 is made anew, with another address", renew, compose, "node3")
+            suite.step("one line makes it a cluster with users and TLS", secure, compose)
         if suite.failed:
             say(compose.run("logs", "--no-color", "--tail", "40"))
     finally:
@@ -212,6 +215,49 @@ def renew(compose, node):
     finally:
         output(["docker", "kill", squatter], 30)
     return f"from {before} to {after}, healthy after {healthy:.1f} s"
+
+
+def secure(compose):
+    """The switch of `.env`: a certificate, a user and a rule, and nobody else gets in."""
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        ca = make_certificate(home)
+        tls = home / "tls"
+        tls.mkdir()
+        shutil.copy(home / "server.pem", tls / "tls.crt")
+        shutil.copy(home / "server.key", tls / "tls.key")
+        # The nodes are another user than the one who runs this.
+        for path, mode in ((home, 0o755), (tls, 0o755), (tls / "tls.key", 0o644)):
+            path.chmod(mode)
+        door = Door(free_ports(1), "tls", ca)
+        compose.environment |= {"COMPOSE_FILE": "docker-compose.yml:secure.yml", "TLS_DIR": str(tls), "MQTTS_PORT": str(int(door))}
+        compose.run("up", "--detach", "--no-build")
+        healthy = compose.wait_healthy()
+        wait_until("the balancer has a ready node", 30, lambda: http(compose.http, "/readyz")[0] == 200)
+        refused(door)
+        ctl = lambda text: compose.run("exec", "-T", "node1", "sh", "-c", text)
+        ctl("echo secret of anna | magpie ctl user add anna")
+        ctl("magpie ctl acl add allow all 'home/#' --user anna")
+        refused(door)
+        refused(door, ("anna", "another"))
+        refused(Door(compose.mqtt))
+        # Through the balancer, so on whichever node.
+        clients = [Paho(door, 5, f"home{number}", user=("anna", "secret of anna")) for number in range(6)]
+        for client in clients:
+            client.subscribe(("home/#", 1))
+        clients[0].publish("home/door", b"open", 1)
+        for client in clients:
+            check([m.payload for m in client.take(1)] == [b"open"], "the message did not come")
+            client.close()
+    return f"healthy after {healthy:.1f} s"
+
+
+def refused(door, user=None):
+    try:
+        Paho(door, 5, "stranger", user=user).close()
+    except (Failure, OSError):
+        return
+    raise Failure(f"{user or 'a client without credentials'} was let in on port {int(door)}")
 
 
 if __name__ == "__main__":

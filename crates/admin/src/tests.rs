@@ -109,6 +109,71 @@ async fn off_loopback_only_health_and_metrics_answer_without_the_token() {
 }
 
 #[tokio::test]
+async fn who_has_no_token_is_in_the_audit_log_once_and_no_token_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let audit = Audit::start("n1", Some(&path)).unwrap();
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        token: Some(Token::new("secret")),
+        limits: Limits::default(),
+    };
+    let server = Server::bind(config, Metrics::unused(), audit.clone())
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        let wrong = "Authorization: Bearer guessed\r\n";
+        check(&server, "DELETE /api/v1/clients/x", wrong, 401).await;
+    }
+    // What an operator tries is told with what came of it.
+    let right = "Authorization: Bearer secret\r\n";
+    check(&server, "DELETE /api/v1/clients/a%2Fb", right, 503).await;
+    audit.flush(Duration::from_secs(10));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        !text.contains("guessed") && !text.contains("secret"),
+        "{text}"
+    );
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[0]["what"], "api");
+    assert_eq!(lines[0]["topic"], "/api/v1/clients/x");
+    assert!(
+        lines[0]["remote"]
+            .as_str()
+            .unwrap()
+            .starts_with("127.0.0.1:")
+    );
+    assert_eq!(lines[1]["action"], "client.kick");
+    assert_eq!(lines[1]["target"], "a/b");
+    assert_eq!(lines[1]["outcome"], "the node is not part of a cluster yet");
+    assert_eq!(lines[2]["repeated"], 4);
+}
+
+#[tokio::test]
+async fn what_is_sent_is_never_repeated_in_an_answer() {
+    let server = server("127.0.0.1:0", None).await;
+    for (body, status) in [
+        (r#"{"password": "secret of anna", "surprise": 1}"#, 400),
+        (r#"{"password": ["secret of anna"]}"#, 400),
+        (r#"{"password": "secret of anna""#, 400),
+        ("secret of anna", 400),
+    ] {
+        let headers = format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = check(&server, "POST /api/v1/users/anna", &headers, status).await;
+        assert!(!answer.contains("secret"), "{answer}");
+    }
+    let untyped = "Content-Length: 2\r\n\r\n{}";
+    check(&server, "POST /api/v1/users/anna", untyped, 415).await;
+}
+
+#[tokio::test]
 async fn off_loopback_and_without_a_token_the_api_is_closed() {
     let server = server("0.0.0.0:0", None).await;
     check(&server, "GET /livez", "", 200).await;
