@@ -13,6 +13,7 @@ import resource
 import selectors
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import packets
 from canary import Canary
-from nodes import Cluster
+from doors import PATH, TRANSPORTS, Doors
 from packets import CONNACK, DISCONNECT, PING, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, SUBACK, Closed, Raw, connect, connected, publish, subscribe
 from report import Failure, Suite, check, say, wait_until
 
@@ -35,7 +36,7 @@ CONNECT_TIMEOUT_S = 10
 LOG_FILLED_BYTES = 120_000_000
 
 # `grows` and `keeps`: MiB that the node may grow by at most while it lasts, and that it may be above its memory of before, afterwards.
-Attack = namedtuple("Attack", "name function grows keeps writes", defaults=(False,))
+Attack = namedtuple("Attack", "name function grows keeps writes transport", defaults=(False, None))
 
 
 def main():
@@ -56,11 +57,12 @@ def main():
 
 def suffer(magpie, attack, random):
     """On a node of its own, so that no attack hides in memory that another one left."""
-    cluster = Cluster(magpie, count=1)
+    doors = Doors(magpie, TRANSPORTS[1:] if attack.transport else (), count=1)
+    cluster = doors.cluster
     # Otherwise what nobody subscribes to any more is remembered for half a minute.
     cluster.nodes[0].environment = {"MAGPIE_CLUSTER__ROUTE_LINGER": "1s"}
     with cluster:
-        target = Target(cluster.nodes[0], random)
+        target = Target(cluster.nodes[0], random, {transport: ports[0] for transport, ports in doors.doors.items()})
         try:
             if attack.writes:
                 target.fill_log()
@@ -74,8 +76,8 @@ def suffer(magpie, attack, random):
 class Target:
     """The node that is attacked, and the canary on it."""
 
-    def __init__(self, node, random):
-        self.node, self.random, self.port = node, random, node.mqtt
+    def __init__(self, node, random, doors=None):
+        self.node, self.random, self.port, self.doors = node, random, node.mqtt, doors
         self.canary = Canary(node.mqtt)
         time.sleep(2)
 
@@ -107,7 +109,7 @@ class Target:
         (self.proc / "clear_refs").write_text("5")
         self.canary.figures()
         try:
-            remark = attack.function(self)
+            remark = attack.function(self, *([self.doors[attack.transport]] if attack.transport else []))
         finally:
             check(self.node.process.poll() is None, f"the node has ended:\n{self.node.log_tail()}")
         peak = self.memory("VmHWM")
@@ -159,6 +161,84 @@ def half_open(target):
         ends.add(open_with(target.port, (b"", whole[:1], whole[:20], whole[:-1])[number % 4]))
     took = ends.wait(CONNECT_TIMEOUT_S + 5)
     return f"2000 connections closed after {min(took):.1f} to {max(took):.1f} s"
+
+
+def half_open_over(target, door):
+    """Of the connections over TLS and WebSocket, some say nothing, some half of what begins them, some all of it, and then no MQTT."""
+    ends, whole = Ends(1000), connect("half-open")
+    hello = HELLO if door.is_tls else f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n".encode()
+    began = time.monotonic()
+    for number in range(700):
+        ends.add(open_with(door, (b"", hello[:1], hello[:-1])[number % 3]))
+    for number in range(300):
+        opened = door.open()
+        if number % 2:
+            opened.sendall(whole[:-1])
+        ends.add(opened)
+    opened_in = time.monotonic() - began
+    took = ends.wait(CONNECT_TIMEOUT_S + 5)
+    return f"1000 connections, opened in {opened_in:.1f} s, closed after {min(took):.1f} to {max(took):.1f} s"
+
+
+# The beginning of a ClientHello that says it has 512 bytes.
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"r" * 200
+
+
+def web_sockets(target, door):
+    """Frames that lie about their length, are not masked, or never end; floods of pings; a head that never ends."""
+    ends, liars = [], []
+
+    def ended(name, opened, seconds):
+        opened.settimeout(seconds)
+        try:
+            while opened.recv(65_536):
+                pass
+        except TimeoutError:
+            raise Failure(f"{name}: still open after {seconds} s") from None
+        except OSError:
+            pass
+        ends.append(name)
+        opened.close()
+
+    greeting = connect("framed", keep_alive_s=3)
+    for name, frame in {"2^62 bytes announced": b"\x82\xff\x40" + b"\0" * 7 + b"mask" + b"x" * 100, "a length with the highest bit": b"\x82\xff" + b"\xff" * 8 + b"mask",
+                        "256 MiB announced": b"\x82\xff\0\0\0\0\x10\0\0\0mask", "not masked": b"\x82\x02" + PING, "reserved bits": b"\xf2\x82maskab",
+                        "an unknown opcode": b"\x83\x82maskab", "a ping of 126 bytes": b"\x89\xfe\0\x7emask" + b"x" * 126,
+                        "a ping in fragments": b"\x09\x82maskab", "text": b"\x81\x82maskab", "nothing to continue": b"\x80\x82maskab"}.items():
+        for first in (b"", greeting):
+            opened = door.open()
+            if first:
+                opened.sendall(first)
+            opened.socket.sendall(frame)
+            liars.append((name + (" after CONNECT" if first else " before CONNECT"), opened))
+    # A packet announced as 1 MB, a byte per frame, in one message that never ends.
+    for _ in range(50):
+        opened = door.open()
+        opened.sendall(greeting + b"\x30" + packets.varint(1_000_000), is_last=False)
+        for _ in range(200):
+            opened.sendall(b"x", opcode=0, is_last=False)
+        liars.append(("a message that never ends", opened))
+    for name, opened in liars:
+        ended(name, opened, CONNECT_TIMEOUT_S + 4)
+    opened = door.open()
+    opened.sendall(greeting)
+    began, pings = time.monotonic(), 0
+    try:
+        while time.monotonic() - began < 3:
+            opened.sendall(b"p" * 125, opcode=9)
+            pings += 1
+    except OSError:
+        pass
+    ended("pings are no packets of MQTT, nor is their flood", opened, 10)
+    head = socket.create_connection(("127.0.0.1", int(door)), 10)
+    try:
+        head.sendall(f"GET {PATH} HTTP/1.1\r\n".encode())
+        for _ in range(20_000):
+            head.sendall(b"X-Filler: " + b"y" * 90 + b"\r\n")
+    except OSError:
+        pass
+    ended("a head of 2 MB", head, CONNECT_TIMEOUT_S + 4)
+    return f"{len(ends)} ended, {pings} pings"
 
 
 def huge_connect(target):
@@ -581,6 +661,10 @@ def churn(target):
 ATTACKS = [
     # 8 KiB for each of 2,000 connections.
     Attack("2,000 half-open connections", half_open, 16, 8),
+    # 32 KiB for each of 1,000; TLS has buffers of its own.
+    Attack("1,000 half-open connections over TLS", half_open_over, 32, 16, transport="tls"),
+    Attack("1,000 half-open connections over WebSocket", half_open_over, 16, 8, transport="ws"),
+    Attack("WebSocket frames", web_sockets, 16, 8, transport="ws"),
     Attack("CONNECT of a huge announced length", huge_connect, 16, 8),
     # session.max_packet_size for each.
     Attack("CONNECT of 1 MB that does not end", unfinished_connect, 128, 8),
@@ -615,6 +699,7 @@ class Ends:
         self.count, self.watch, self.opened = count, selectors.DefaultSelector(), {}
 
     def add(self, opened):
+        opened.setblocking(False)
         self.watch.register(opened, selectors.EVENT_READ)
         self.opened[opened] = time.monotonic()
 
@@ -627,6 +712,8 @@ class Ends:
                     try:
                         if key.fileobj.recv(4096):
                             continue
+                    except (BlockingIOError, ssl.SSLWantReadError):
+                        continue
                     except OSError:
                         pass
                     took.append(time.monotonic() - self.opened.pop(key.fileobj))
@@ -641,10 +728,9 @@ class Ends:
 
 
 def open_with(port, first):
-    opened = socket.create_connection(("127.0.0.1", port), 10)
+    opened = socket.create_connection(("127.0.0.1", int(port)), 10)
     if first:
         opened.sendall(first)
-    opened.setblocking(False)
     return opened
 
 

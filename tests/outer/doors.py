@@ -69,13 +69,13 @@ class WebSocket:
         if not head.startswith(b"HTTP/1.1 101") or accept not in head or b"mqtt" not in head.lower():
             raise ConnectionError(f"no WebSocket: {head!r}")
 
-    def sendall(self, data, opcode=2):
+    def sendall(self, data, opcode=2, is_last=True):
         mask = os.urandom(4)
         length = len(data)
         size = bytes((0x80 | length,)) if length < 126 else b"\xfe" + struct.pack("!H", length) if length < 65_536 else b"\xff" + struct.pack("!Q", length)
         key = (mask * (length // 4 + 1))[:length]
         masked = (int.from_bytes(data, "big") ^ int.from_bytes(key, "big")).to_bytes(length, "big")
-        self.socket.sendall(bytes((0x80 | opcode,)) + size + mask + masked)
+        self.socket.sendall(bytes((0x80 * is_last | opcode,)) + size + mask + masked)
 
     def recv(self, size):
         """Bytes of MQTT; none when the node closes, by a frame or without."""
@@ -117,14 +117,17 @@ class WebSocket:
 
 
 class Doors:
-    """Three nodes of which each listens on every transport, with a certificate made for them; one of the transports is looked at."""
+    """Nodes of which each listens on every transport, with a certificate made for them; one of the transports is looked at."""
 
-    def __init__(self, magpie, transports=TRANSPORTS[1:]):
-        self.cluster = Cluster(magpie)
+    def __init__(self, magpie, transports=TRANSPORTS[1:], count=3):
+        self.cluster = Cluster(magpie, count)
+        self.doors = {"tcp": [Door(node.mqtt) for node in self.cluster.nodes]}
+        self.mqtt = self.doors["tcp"]
+        if not transports:
+            return
         home = self.cluster.home
         self.ca = make_certificate(home)
         base = free_ports(len(transports) * len(self.cluster.nodes))
-        self.doors = {"tcp": [Door(node.mqtt) for node in self.cluster.nodes]}
         for number, transport in enumerate(transports):
             ports = [base + number * len(self.cluster.nodes) + at for at in range(len(self.cluster.nodes))]
             self.doors[transport] = [Door(port, transport, self.ca) for port in ports]
@@ -132,7 +135,6 @@ class Doors:
                 node.arguments += [FLAGS[transport], f"127.0.0.1:{port}"]
         for node in self.cluster.nodes:
             node.arguments += ["--tls-cert", str(home / "server.pem"), "--tls-key", str(home / "server.key")]
-        self.mqtt = self.doors["tcp"]
 
     def through(self, transport):
         """From here on, `mqtt` are the doors of this transport."""

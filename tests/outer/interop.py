@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real clients on different nodes talk to each other, in every combination of library, version, node and QoS, over every transport.
 
-    tests/outer/interop.py --magpie target/release/magpie --transports tcp,tls,ws,wss
+    tests/outer/interop.py --magpie target/release/magpie [--transports tcp,tls,ws,wss] [--only "share groups"]
 
 Over TCP on the nodes of `magpie dev`. Over WebSocket, MQTT.js in headless Chromium is one of the libraries.
 """
@@ -32,7 +32,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--magpie", required=True, help="the binary")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--transports", default="tcp", help=f"of {', '.join(TRANSPORTS)}; default: tcp")
+    parser.add_argument("--transports", default=",".join(TRANSPORTS), help="default: all")
     parser.add_argument("--only", default="", help="steps whose name has this in it")
     arguments = parser.parse_args()
     # Nodes do not outlive this process.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Faults that come seldom, each on a cluster of its own: a clock that is a day ahead, a slow disk, full disks, a snapshot while clients are
-attached, CONNECTs that race, and SUBSCRIBEs that race with retained messages.
+attached, CONNECTs that race, SUBSCRIBEs that race with retained messages, and bugs that panic.
 
     cargo build --locked --package magpie-cli --bin magpie --features failpoints
     tests/outer/rare.py --magpie target/debug/magpie [--only "full disk"]
@@ -405,6 +405,65 @@ def snapshot(suite):
         return f"a snapshot after {took:.1f} s; of {len(owed)} messages the clean subscriber {how}"
 
 
+def panics(suite):
+    """At one point after the other a node has a bug that panics: it is gone at once, or serves as before; it never stays and serves nobody."""
+    ended = []
+    with cluster_of(suite) as cluster:
+        bad, *others = cluster.nodes
+        sleep_from(others[0])
+        loads = [Load(node, f"load-{number}") for number, node in enumerate(others)]
+        for number, point in enumerate(PANICS):
+            client = f"unlucky-{number}"
+            about = client if point in OF_CONNECTION else "panic/"
+            bad.points.write_text(f"{point} {about.encode().hex()} 1 panic\n")
+            time.sleep(0.1)
+            with contextlib.suppress(Lost, Failure):
+                talk(bad, client)
+            mark = bad.points.with_name(bad.points.name + ".hit")
+            wait_until(f"{point} is hit", 5, mark.exists)
+            mark.unlink()
+            try:
+                wait_until("the process ends", 5, lambda: bad.process.poll() is not None)
+            except Failure:
+                # It lives, so it must serve.
+                talk(bad, f"{client}-after")
+                continue
+            check(bad.process.returncode == BUG, f"{point}: ended with {bad.process.returncode}\n{bad.log_tail()}")
+            check(f"fail point {point}" in bad.log.read_text(errors="replace"), f"{point}: the log does not tell of it")
+            ended.append(point)
+            bad.start()
+            cluster.wait_ready()
+            talk(bad, f"{client}-after")
+        owed = set().union(*(load.end() for load in loads))
+        check_wakes(bad, owed)
+    lived = [point for point in PANICS if point not in ended]
+    return f"the process ended at {', '.join(ended)}" + (f", went on after {', '.join(lived)}" if lived else "") + f"; {len(owed)} acknowledged beside it, all delivered"
+
+
+# The exit code of a node that stopped itself for a bug.
+BUG = 70
+# In the task of a connection, and in those that all share.
+OF_CONNECTION = ("read", "answer.attached", "answer.published", "deliver", "send.publish", "detach")
+PANICS = (*OF_CONNECTION, "stream.batched", "log.written")
+
+
+def talk(node, client):
+    """A client comes, publishes to itself, gets that, and goes."""
+    wire = Wire(node, client)
+    try:
+        wire.subscribe(f"panic/{client}", 1)
+        wire.expect(SUBACK)
+        wire.publish(f"panic/{client}", b"hello", 1, 1)
+        packets = [wire.take(12), wire.take(12)]
+        check(sorted(packet.kind for packet in packets) == [PUBLISH, PUBACK], f"{client} got {packets}")
+        wire.acknowledge(PUBACK, next(packet.packet_id for packet in packets if packet.kind == PUBLISH))
+        wire.disconnect()
+    except TimeoutError:
+        raise Failure(f"{client} is not served") from None
+    finally:
+        wire.close()
+
+
 FAULTS = {
     "the leader's clock is a day ahead": clock,
     "a slow disk": slow_disk,
@@ -412,6 +471,7 @@ FAULTS = {
     "CONNECTs of one client that race on all nodes": racing_connects,
     "SUBSCRIBEs that race with newer retained messages": racing_retained,
     "a snapshot while clean subscribers are attached": snapshot,
+    "bugs that panic": panics,
 }
 
 

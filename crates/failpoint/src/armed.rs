@@ -31,6 +31,7 @@ struct Point {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Kill,
+    Panic,
     Sleep(Duration),
 }
 
@@ -87,8 +88,9 @@ pub fn hit<T: AsRef<[u8]>>(name: &str, about: impl IntoIterator<Item = T>) {
                 thread::sleep(LOOK_EVERY);
             }
         }
+        Action::Panic if fs::rename(file, &mark).is_ok() => panic!("fail point {name}"),
         // Another process was quicker.
-        Action::Kill => IS_ARMED.store(false, Ordering::Relaxed),
+        Action::Kill | Action::Panic => IS_ARMED.store(false, Ordering::Relaxed),
         Action::Sleep(time) => {
             let _ = fs::copy(file, &mark);
             thread::sleep(time);
@@ -120,6 +122,7 @@ fn parse(line: &str) -> Option<Point> {
     let (name, about, hits) = (words.next()?, words.next()?, words.next()?);
     let action = match words.next()? {
         "kill" => Action::Kill,
+        "panic" => Action::Panic,
         "sleep" => Action::Sleep(Duration::from_millis(words.next()?.parse().ok()?)),
         _ => return None,
     };
@@ -153,6 +156,8 @@ mod tests {
         let slow = parse("log.written - 1 sleep 300").unwrap();
         assert_eq!(slow.action, Action::Sleep(Duration::from_millis(300)));
         assert!(slow.about.is_empty());
+        let bug = parse("read 6162 1 panic").unwrap();
+        assert_eq!(bug.action, Action::Panic);
         assert_eq!(parse("log.written 6162 2 sing"), None);
         assert_eq!(parse(""), None);
     }

@@ -1,4 +1,4 @@
-//! Fail points: named places between two steps where a test build dies at once, as by kill -9, or is slow; and a wall clock that may be wrong.
+//! Fail points: named places between two steps where a test build dies at once, as by kill -9, panics, or is slow; and a wall clock that may be wrong.
 //!
 //! Without the feature `failpoints`, which no build but that of `tests/outer/failpoints.py` has, a fail point is no code at all and the
 //! clock is the system's. With it, a process that has `FAILPOINTS_FILE` in its environment watches the file of that name. Each line of the
@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! log.written 706870686f6e65 2 kill        at the second hit that is about these bytes (in hexadecimal), the process kills itself
+//! read 706870686f6e65 1 panic              at the first, whoever comes there panics, as a bug would
 //! log.written - 1 sleep 300                from the first hit on, whatever it is about, each hit takes 300 ms longer
 //! ```
 //!
