@@ -5,13 +5,15 @@
     tests/outer/bytefuzz.py --magpie target/release/magpie --minutes 10 --seeds 10   # a minute for each of ten seeds
 
 Conversations of valid packets of both versions are mutated: bits flipped, cut, doubled, spliced, lengths that lie, random bytes; and
-sent whole, in pieces, or with CONNECT as it should be. Beside them a writer publishes at QoS 1 to a session that sleeps every now
+sent whole, in pieces, or with CONNECT as it should be; over TCP, inside of WebSocket frames, and in place of a WebSocket's handshake, of its
+frames and of TLS. Beside them a writer publishes at QoS 1 to a session that sleeps every now
 and then: whatever was acknowledged must be there at the end. A seed repeats the bytes, not the node's timing.
 """
 
 import argparse
 import random
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ from pathlib import Path
 import packets
 from canary import Canary
 from clients import Patient
-from nodes import Cluster
+from doors import PATH, TRANSPORTS, Doors
 from packets import CONNACK, PUBLISH, PUBREC, PUBREL, SUBACK, Closed, Raw, connect, connected, publish, subscribe, unsubscribe
 from report import Failure, Suite, check, wait_until
 
@@ -55,7 +57,8 @@ def main():
 
 
 def fuzz(magpie, seed, seconds):
-    cluster = Cluster(magpie, count=1)
+    doors = Doors(magpie, TRANSPORTS[1:], count=1)
+    cluster, doors = doors.cluster, {transport: ports[0] for transport, ports in doors.doors.items()}
     node = cluster.nodes[0]
     node.environment = LIMITS
     with cluster:
@@ -67,7 +70,7 @@ def fuzz(magpie, seed, seconds):
             (Path(f"/proc/{node.process.pid}") / "clear_refs").write_text("5")
             canary.figures()
             until = time.monotonic() + seconds
-            lanes = [Lane(node.mqtt, random.Random(f"{seed} {number}"), until) for number in range(LANES)]
+            lanes = [Lane(doors, random.Random(f"{seed} {number}"), until) for number in range(LANES)]
             worst, at_half = {"p99_ms": 0, "max_ms": 0}, 0.0
             while any(lane.thread.is_alive() for lane in lanes):
                 time.sleep(1)
@@ -132,8 +135,8 @@ def last_of(lanes):
 class Lane:
     """Holds one conversation after the other."""
 
-    def __init__(self, port, source, until):
-        self.port, self.random, self.until = port, source, until
+    def __init__(self, doors, source, until):
+        self.doors, self.random, self.until = doors, source, until
         self.count = self.bytes = self.greeted = 0
         self.last, self.error = [], None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -159,9 +162,12 @@ class Lane:
             parts = mutated(self.random, talk)
         else:
             parts = mutated(self.random, [greeting, *talk])
+        way = self.random.choice(("tcp", "tcp", "ws", "below"))
+        if way == "below":
+            return self._below(greeting, parts)
         self.last = [greeting, *parts] if is_greeted else parts
         try:
-            raw = Raw(self.port, greeting if is_greeted else b"")
+            raw = Raw(self.doors[way], greeting if is_greeted else b"")
         except Closed as error:
             raise Failure(f"no connection: {error}") from error
         try:
@@ -181,6 +187,43 @@ class Lane:
             pass
         finally:
             raw.close(self.random.random() < 0.2)
+
+
+    def _below(self, greeting, parts):
+        """Bytes where a handshake should be, or after one in place of frames."""
+        door = self.doors[self.random.choice(("ws", "ws", "wss", "tls"))]
+        masked = [self._frame(one) for one in (greeting, *parts)]
+        begun = [UPGRADE] if self.random.random() < 0.7 else []
+        self.last = mutated(self.random, [*begun, *masked] if begun or door.transport == "ws" else [greeting, *parts])
+        # To ports with TLS now and then inside of it, else in its place.
+        try:
+            raw = Raw(int(door))
+        except Closed as error:
+            raise Failure(f"no connection: {error}") from error
+        try:
+            if door.is_tls and self.random.random() < 0.5:
+                raw.socket = ssl.create_default_context(cafile=door.ca).wrap_socket(raw.socket, server_hostname="127.0.0.1")
+            for part in self.last:
+                self.bytes += len(part)
+                raw.send(part)
+            if self.random.random() < 0.5:
+                raw.socket.settimeout(0.01)
+                raw.socket.recv(4096)
+        except (Closed, OSError):
+            pass
+        finally:
+            raw.close()
+
+    def _frame(self, payload):
+        opcode = self.random.choice((0x82, 0x82, 0x82, 0x02, 0x00, 0x80, 0x81, 0x88, 0x89, 0x8A, self.random.randrange(256)))
+        length = len(payload) if self.random.random() < 0.9 else self.random.choice((0, 1, 125, 126, 65_535, 65_536, 1 << 20, 1 << 62))
+        size = bytes((0x80 | length,)) if length < 126 else b"\xfe" + length.to_bytes(2) if length < 65_536 else b"\xff" + length.to_bytes(8)
+        mask = self.random.choice((b"\0\0\0\0", b"mask"))
+        return bytes((opcode,)) + size + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload[:2000])) + payload[2000:]
+
+
+UPGRADE = (f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n").encode()
 
 
 class Flow:

@@ -7,6 +7,8 @@ import socket
 import struct
 import time
 
+from doors import Door
+
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(1, 16)
 
 PING = b"\xc0\x00"
@@ -110,17 +112,25 @@ class Closed(Exception):
 
 
 class Raw:
-    """One connection, on which whoever has it decides every byte. Every error of the socket is `Closed`."""
+    """One connection, on which whoever has it decides every byte of MQTT; to a port, or a `Door`. Every error of the socket is `Closed`."""
 
     def __init__(self, port, first=b"", host="127.0.0.1", receive_buffer=None):
         self.read = b""
+        if isinstance(port, Door) and port.transport != "tcp":
+            try:
+                self.socket = port.open()
+            except OSError as error:
+                raise Closed(str(error)) from error
+            if first:
+                self.send(first)
+            return
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(10)
         try:
-            self.socket.connect((host, port))
+            self.socket.connect((host, int(port)))
         except OSError as error:
             raise Closed(str(error)) from error
         if first:
