@@ -7,7 +7,7 @@ use std::path::Path;
 use std::{env, fs};
 
 /// The files that hold a section of the settings.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "src/config/settings.rs",
     "src/config/cluster_settings.rs",
     "../broker/src/listener.rs",
@@ -16,6 +16,7 @@ const SOURCES: [&str; 9] = [
     "../broker/src/mailbox.rs",
     "../broker/src/sys_topics.rs",
     "../broker/src/opening.rs",
+    "../auth/src/config.rs",
     "../admin/src/config.rs",
 ];
 

@@ -13,7 +13,7 @@ use crate::http::Hook;
 use crate::jwt::Jwt;
 use crate::passwords::Passwords;
 use crate::web::Web;
-use crate::{CertificateNames, Config, Error, Kind, NameSource};
+use crate::{AuthConfig, CertificateNames, Error, Kind, NameSource};
 
 /// What a client showed by its CONNECT and before. `Debug` does not show the password.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// A file that cannot be read, a key that is none: one sentence for the operator.
-    pub fn new(config: &Config) -> Result<Self, Error> {
+    pub fn new(config: &AuthConfig) -> Result<Self, Error> {
         let needs_web = config.http_url.is_some() || config.has_jwt();
         let web = needs_web
             .then(|| Web::new(config.ca_file.as_deref()))
@@ -123,6 +123,13 @@ impl Authenticator {
             passwords: Passwords::new(config),
             has_others: config.has_authenticators(),
         })
+    }
+
+    /// The answer, if it follows from the policy alone: nobody has to be asked.
+    #[must_use]
+    pub fn at_once(&self, policy: &Policy, request: &Request) -> Option<Result<Identity, Refusal>> {
+        let is_set_up = policy.has_users() || self.has_others;
+        (!is_set_up).then(|| self.anonymous(policy, request))
     }
 
     /// Who is it? Takes as long as it takes: to be awaited in a task of its own.

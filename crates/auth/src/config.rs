@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::NameSource;
 
 /// How clients prove who they are. Users, rules and bans themselves are set for the whole cluster, with `magpie ctl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct AuthConfig {
     /// Who is asked, in this order, until one knows the client: `certificate`, `jwt`, `users`, `http`. Those that are not configured are
     /// passed over. Default all, in this order.
+    #[serde(deserialize_with = "list")]
     pub order: Vec<Kind>,
     /// Passwords that are checked at the same time, each by a thread of its own and with 19 MiB. 0: as many as there are processors.
     /// Default 0.
@@ -39,6 +41,7 @@ pub struct Config {
     /// Who must have issued a token (`iss`). Default anybody.
     pub jwt_issuer: Option<String>,
     /// Whom a token must be for (`aud`): one of these. Default anybody.
+    #[serde(deserialize_with = "list")]
     pub jwt_audience: Vec<String>,
     /// The claim with the user name. Default sub.
     pub jwt_username_claim: String,
@@ -97,7 +100,7 @@ pub struct Problem {
     pub what: String,
 }
 
-impl Default for Config {
+impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             order: vec![Kind::Certificate, Kind::Jwt, Kind::Users, Kind::Http],
@@ -129,7 +132,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl AuthConfig {
     /// All problems at once; empty if a node can start with it, as far as one can tell without reading the files.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
@@ -199,19 +202,37 @@ impl Config {
     }
 }
 
+/// A list, or, as variables have it, a text with commas.
+fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a list of texts")]
+    enum List {
+        Elements(Vec<String>),
+        Commas(String),
+    }
+    let elements = match List::deserialize(from)? {
+        List::Elements(elements) => elements,
+        List::Commas(text) => text.split(',').map(|it| it.trim().to_owned()).collect(),
+    };
+    let elements = elements.into_iter().filter(|element| !element.is_empty());
+    elements
+        .map(|element| T::deserialize(element.into_deserializer()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn defaults_are_without_problems() {
-        assert_eq!(Config::default().problems(), []);
-        assert!(!Config::default().has_authenticators());
+        assert_eq!(AuthConfig::default().problems(), []);
+        assert!(!AuthConfig::default().has_authenticators());
     }
 
     #[test]
     fn what_cannot_be_right_is_told_at_once() {
-        let config = Config {
+        let config = AuthConfig {
             order: vec![Kind::Users, Kind::Users],
             http_url: Some("ftp://x".to_owned()),
             jwks: Some("nonsense://".to_owned()),
@@ -219,7 +240,7 @@ mod tests {
             http_concurrency: 0,
             jwks_refresh: Duration::ZERO,
             jwt_username_claim: String::new(),
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let keys: Vec<_> = config.problems().iter().map(|it| it.key).collect();
         assert_eq!(

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use crate::chain::Decision;
 use crate::proven::{Key, Proven};
 use crate::web::Web;
-use crate::{By, Config, Error, Identity, Refusal, Request, own_rules};
+use crate::{AuthConfig, By, Error, Identity, Refusal, Request, own_rules};
 
 /// The authenticator.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ enum Verdict {
 
 impl Hook {
     /// `None` if it is not configured.
-    pub(crate) fn new(config: &Config, web: &Web) -> Result<Option<Self>, Error> {
+    pub(crate) fn new(config: &AuthConfig, web: &Web) -> Result<Option<Self>, Error> {
         let Some(url) = config.http_url.clone() else {
             return Ok(None);
         };

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::chain::Decision;
 use crate::web::Web;
-use crate::{By, Config, Error, Identity, Refusal, Request, own_rules};
+use crate::{AuthConfig, By, Error, Identity, Refusal, Request, own_rules};
 use keys::Keys;
 
 /// Longest token, in bytes.
@@ -39,7 +39,7 @@ pub(crate) struct Jwt {
 
 impl Jwt {
     /// `None` if no key is configured.
-    pub(crate) fn new(config: &Config, web: &Web) -> Result<Option<Self>, Error> {
+    pub(crate) fn new(config: &AuthConfig, web: &Web) -> Result<Option<Self>, Error> {
         if !config.has_jwt() {
             return Ok(None);
         }

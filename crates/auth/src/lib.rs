@@ -17,7 +17,7 @@ mod web;
 
 pub use certificate::{CertificateNames, NameSource};
 pub use chain::{Authenticator, By, Identity, Refusal, Request};
-pub use config::{Config, Kind, Problem};
+pub use config::{AuthConfig, Kind, Problem};
 pub use scram::{METHOD as SCRAM_METHOD, Scram};
 
 /// Why a node cannot authenticate as it is configured.

@@ -9,7 +9,7 @@ use magpie_access::{PasswordHash, verify_nobody};
 use tokio::sync::Semaphore;
 
 use crate::proven::Proven;
-use crate::{Config, Refusal};
+use crate::{AuthConfig, Refusal};
 
 /// The pool: so many checks at a time, and so many that wait.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Passwords {
 const PROVEN_MAX: usize = 200_000;
 
 impl Passwords {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &AuthConfig) -> Self {
         let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = match config.password_threads {
             0 => processors(),
@@ -111,7 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_is_right_or_wrong_and_remembered_when_right() {
-        let passwords = Passwords::new(&Config::default());
+        let passwords = Passwords::new(&AuthConfig::default());
         let hash = hash(b"secret");
         let secret = Bytes::from_static(b"secret");
         let wrong = Bytes::from_static(b"wrong");
@@ -135,10 +135,10 @@ mod tests {
 
     #[tokio::test]
     async fn too_many_are_told_to_come_again() {
-        let passwords = Passwords::new(&Config {
+        let passwords = Passwords::new(&AuthConfig {
             password_queue: 2,
             password_threads: 1,
-            ..Config::default()
+            ..AuthConfig::default()
         });
         let hash = hash(b"secret");
         let wrong = Bytes::from_static(b"wrong");
@@ -151,7 +151,7 @@ mod tests {
     /// The means of several, one after the other.
     #[tokio::test]
     async fn nobody_takes_as_long_as_a_wrong_password() {
-        let passwords = Passwords::new(&Config::default());
+        let passwords = Passwords::new(&AuthConfig::default());
         let hash = hash(b"secret");
         let wrong = Bytes::from_static(b"wrong");
         let mut took = [Duration::ZERO; 2];

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use magpie_audit::What;
 use magpie_cluster::{Attach, Attached, Cluster, Error, TailItem};
-use magpie_codec::ReasonCode;
+use magpie_codec::{ReasonCode, TopicFilter};
 use magpie_session::Ticket;
 use magpie_state::partition::StoredSession;
-use magpie_state::{ClientId, PartitionId, Position, Stage};
+use magpie_state::{ClientId, Epoch, PartitionId, Position, Record, Stage, StoredSubscription};
 use tracing::debug;
 
 use crate::handle::Handle;
 use crate::mailbox::Post;
+use crate::node::Shared;
 use crate::retained::is_in_no_log;
 
 /// What an attach brought.
@@ -21,6 +23,8 @@ pub(crate) struct Begun {
     pub(crate) attached: Attached,
     /// Of the session that goes on: the messages that were sent and not acknowledged.
     pub(crate) unacknowledged: HashMap<(PartitionId, Position), TailItem>,
+    /// Shared subscriptions that were taken from it.
+    pub(crate) left: Vec<TopicFilter>,
 }
 
 impl fmt::Debug for Begun {
@@ -33,26 +37,34 @@ impl fmt::Debug for Begun {
 }
 
 /// Attaches, and posts the answer. A connection that is gone by then is detached again.
-pub(crate) async fn run(cluster: Cluster, handle: Arc<Handle>, attach: Attach, ticket: Ticket) {
+pub(crate) async fn run(node: Arc<Shared>, handle: Arc<Handle>, attach: Attach, ticket: Ticket) {
     let client = attach.client.clone();
-    let result = begin(&cluster, attach).await.map(Box::new);
+    let cluster = &node.cluster;
+    let result = begin(&node, &handle, attach).await.map(Box::new);
+    if let Err(Error::Foreign) = result {
+        let why = "the session belongs to another user";
+        node.access.refused(What::Connect, why, &handle, None);
+    }
     let result = result.map_err(|error| refusal(&error));
     if let Err(post) = handle.mailbox.post(Post::Attached { ticket, result }) {
-        undo(&cluster, &client, post);
+        undo(cluster, &client, post);
     }
 }
 
-async fn begin(cluster: &Cluster, attach: Attach) -> Result<Begun, Error> {
+async fn begin(node: &Shared, handle: &Handle, attach: Attach) -> Result<Begun, Error> {
     let client = attach.client.clone();
-    let attached = cluster.attach(attach).await?;
-    let unacknowledged = match &attached.session {
-        Some(session) => read_unacknowledged(cluster, session).await,
-        None => Ok(HashMap::new()),
+    let cluster = &node.cluster;
+    let mut attached = cluster.attach(attach).await?;
+    let epoch = attached.epoch;
+    let gone_on = match &mut attached.session {
+        Some(session) => go_on(node, handle, &client, epoch, session).await,
+        None => Ok((Vec::new(), HashMap::new())),
     };
-    match unacknowledged {
-        Ok(unacknowledged) => Ok(Begun {
+    match gone_on {
+        Ok((left, unacknowledged)) => Ok(Begun {
             attached,
             unacknowledged,
+            left,
         }),
         Err(error) => {
             cluster.detach(attached.undo(client));
@@ -61,11 +73,54 @@ async fn begin(cluster: &Cluster, attach: Attach) -> Result<Begun, Error> {
     }
 }
 
+type Unacknowledged = HashMap<(PartitionId, Position), TailItem>;
+
+/// Reads what a session needs to go on, and takes from it what its client may not read any more: subscriptions, and messages that were
+/// sent and not acknowledged, which count as delivered. Gives the shared ones of those subscriptions.
+async fn go_on(
+    node: &Shared,
+    handle: &Handle,
+    client: &ClientId,
+    epoch: Epoch,
+    session: &mut StoredSession,
+) -> Result<(Vec<TopicFilter>, Unacknowledged), Error> {
+    let policy = node.access.policy();
+    let identity = handle.identity();
+    let may_subscribe = |filter: &TopicFilter| {
+        let subject = identity.as_ref().map(|identity| &identity.subject);
+        subject.is_some_and(|subject| policy.may_subscribe(subject, filter.filter()))
+    };
+    let is_denied = |it: &StoredSubscription| !may_subscribe(&it.filter);
+    let denied = session.subscriptions.extract_if(.., |it| is_denied(it));
+    let denied: Vec<TopicFilter> = denied.map(|it| it.filter).collect();
+    if !denied.is_empty() {
+        let filter = denied.first().map(TopicFilter::as_str);
+        let why = "no rule allows a stored subscription any more";
+        node.access.refused(What::Stay, why, handle, filter);
+        let record = Record::Unsubscribe {
+            client: client.clone(),
+            epoch,
+            filters: denied.clone(),
+            inflight: Vec::new(),
+        };
+        if !node.cluster.commit(client, record).await? {
+            return Err(Error::Unknown("a newer connection of the client took over"));
+        }
+    }
+    let mut unacknowledged = read_unacknowledged(&node.cluster, session).await?;
+    unacknowledged.retain(|_, item| {
+        let subject = identity.as_ref().map(|identity| &identity.subject);
+        subject.is_some_and(|subject| policy.may_read(subject, item.message.topic.as_str()))
+    });
+    let left = denied.into_iter().filter(TopicFilter::is_shared);
+    Ok((left.collect(), unacknowledged))
+}
+
 /// The messages that are to be sent again under their packet ids, by their places.
 async fn read_unacknowledged(
     cluster: &Cluster,
     session: &StoredSession,
-) -> Result<HashMap<(PartitionId, Position), TailItem>, Error> {
+) -> Result<Unacknowledged, Error> {
     let mut by_partition: HashMap<PartitionId, Vec<Position>> = HashMap::new();
     for inflight in &session.inflight {
         if inflight.stage == Stage::Published && !is_in_no_log(inflight.partition.0) {

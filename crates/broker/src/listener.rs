@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::admission::Exceeded;
-use crate::authenticate::Authentication;
+use crate::authenticate::Anonymity;
 use crate::config::Problem;
 use crate::connection::Opened;
 use crate::node::{Error, HalfOpen, Shared};
@@ -52,8 +52,8 @@ pub struct ListenerConfig {
     /// Expect a PROXY protocol header, version 1 or 2, on all listeners but `mqtt_plain_listen`: set it exactly when a balancer in front
     /// sends one. Default false.
     pub proxy_protocol: bool,
-    /// Whether clients without credentials are let in. Must be decided for a listener that other machines can reach. Default: yes
-    /// on loopback.
+    /// Whether clients without credentials are let in. When left out: only on loopback, and only while there are no users, no rules and
+    /// nothing else that could tell who they are. Default: yes on loopback.
     pub allow_anonymous: Option<bool>,
     /// Open client connections of this node; one more is closed at once. Must stay below the process's limit of file descriptors.
     /// Default 1000000.
@@ -110,17 +110,6 @@ impl ListenerConfig {
     }
 
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
-        for (key, address) in self.addresses() {
-            if let (Some(address), None) = (address, self.allow_anonymous)
-                && !address.ip().is_loopback()
-            {
-                let what = format!(
-                    "{address} can be reached from other machines and there are no users: set allow_anonymous = true if everybody may \
-                     connect, or listen on 127.0.0.1"
-                );
-                problems.push(Problem::new(key, what));
-            }
-        }
         if self.mqtt_listen.is_some() && self.mqtt_listen == self.mqtt_plain_listen {
             problems.push(Problem::new(
                 "mqtt_plain_listen",
@@ -142,11 +131,10 @@ impl ListenerConfig {
         }
     }
 
-    fn authentication(&self, address: SocketAddr) -> Authentication {
-        match self.allow_anonymous {
-            Some(true) => Authentication::Anonymous,
-            None if address.ip().is_loopback() => Authentication::Anonymous,
-            None | Some(false) => Authentication::Refuse,
+    const fn anonymity(&self, address: SocketAddr) -> Anonymity {
+        Anonymity {
+            allowed: self.allow_anonymous,
+            is_loopback: address.ip().is_loopback(),
         }
     }
 }
@@ -177,7 +165,7 @@ pub(crate) struct Listener {
 struct Kind {
     transport: Transport,
     has_proxy_header: bool,
-    authentication: Authentication,
+    anonymity: Anonymity,
 }
 
 /// Binds all configured listeners, or none.
@@ -203,7 +191,7 @@ pub(crate) fn bind(config: &ListenerConfig) -> Result<(Vec<Listener>, Listening)
         let kind = Kind {
             transport,
             has_proxy_header,
-            authentication: config.authentication(address),
+            anonymity: config.anonymity(address),
         };
         listeners.push(Listener { socket, kind });
     }
@@ -385,7 +373,7 @@ async fn open_mqtt(node: &Shared, incoming: Incoming) -> Option<Opened> {
     Some(Opened {
         stream,
         peer,
-        authentication: kind.authentication,
+        anonymity: kind.anonymity,
         half_open,
         opened_at,
         refusal,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytesize::ByteSize;
+use magpie_auth::{Identity, Refusal};
 use magpie_cluster::{DirectOutcome, Handover, Submitted};
 use magpie_codec::{QoS, ReasonCode};
 use magpie_session::{Delivery, Eviction, Ticket, Token};
@@ -70,6 +71,13 @@ pub(crate) enum Post {
         tickets: Vec<Ticket>,
         outcome: DirectOutcome,
     },
+    /// Who the client is, or why it is not let in.
+    Authenticated {
+        ticket: Ticket,
+        result: Result<Box<Identity>, Refusal>,
+    },
+    /// The client's subscriptions are to be looked at under the newest rules.
+    RulesChanged,
     /// The cluster's answer to an attach.
     Attached {
         ticket: Ticket,

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     pub(crate) received: PerQoS,
     pub(crate) sent: PerQoS,
     pub(crate) dropped: Dropped,
+    pub(crate) publishes_denied: Counter,
     pub(crate) mailbox_overflows: Counter,
     pub(crate) retain_ignored: Counter,
     pub(crate) retained_replaced: Counter,
@@ -101,6 +102,7 @@ impl Metrics {
                 "magpie_messages_sent_bytes_total",
             ),
             dropped: Dropped::register(),
+            publishes_denied: counter!("magpie_publishes_denied_total"),
             mailbox_overflows: counter!("magpie_mailbox_overflows_total"),
             retain_ignored: counter!("magpie_retain_ignored_total"),
             retained_replaced: counter!("magpie_retained_replaced_total"),
@@ -221,6 +223,9 @@ fn cause_name(cause: CloseCause) -> &'static str {
         CloseCause::Evicted(Eviction::ShuttingDown) => "shutting_down",
         CloseCause::Evicted(Eviction::Kicked) => "kicked",
         CloseCause::Evicted(Eviction::QuotaExceeded) => "mailbox_full",
+        CloseCause::Evicted(Eviction::Banned) => "banned",
+        CloseCause::Evicted(Eviction::NotAuthorized) => "not_authorized",
+        CloseCause::Evicted(Eviction::RateTooHigh) => "rate_too_high",
         CloseCause::Evicted(_) => "evicted",
     }
 }
@@ -275,6 +280,10 @@ fn describe() {
     describe_counter!(
         "magpie_messages_dropped_total",
         "Deliveries that were not made, by reason."
+    );
+    describe_counter!(
+        "magpie_publishes_denied_total",
+        "Messages of clients that no rule allows them to publish."
     );
     describe_counter!(
         "magpie_mailbox_overflows_total",

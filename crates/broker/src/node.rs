@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use magpie_audit::Audit;
+use magpie_auth::Authenticator;
 use magpie_cluster::{Cluster, Events, Load};
 use magpie_session::{Eviction, Limits};
 use magpie_state::{ClientId, PartitionId};
@@ -12,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::access::{self, Access};
 use crate::admission::Rates;
 use crate::handle::ClientInfo;
 use crate::listener::{self, Listening};
@@ -35,6 +38,9 @@ pub enum Error {
     /// The certificate, or what belongs to it, cannot be used.
     #[error("{0}")]
     Tls(Problem),
+    /// Clients cannot be authenticated as it is configured.
+    #[error(transparent)]
+    Auth(#[from] magpie_auth::Error),
 }
 
 /// The broker of this node. Cheap to clone.
@@ -57,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) rates: Rates,
     /// Set when the listeners are opened, if one of them speaks TLS.
     tls: OnceLock<Tls>,
+    pub(crate) access: Access,
     connections: AtomicUsize,
     half_open: AtomicUsize,
     numbers: AtomicU64,
@@ -86,10 +93,19 @@ impl Node {
     /// Starts to deliver what the partitions commit and to do what the cluster asks. Clients can connect after
     /// [`listen`](Self::listen).
     ///
+    /// # Errors
+    /// One sentence for the operator: how clients are authenticated cannot be as it is configured.
+    ///
     /// # Panics
     /// If the tails of the cluster were taken before, or outside a tokio runtime.
-    #[must_use]
-    pub fn start(config: Config, cluster: Cluster, events: Events) -> Self {
+    pub fn start(
+        config: Config,
+        cluster: Cluster,
+        events: Events,
+        audit: Audit,
+    ) -> Result<Self, Error> {
+        let access = Access::new(Authenticator::new(&config.auth)?, audit, &cluster);
+        let policy = cluster.policy();
         let metrics = Arc::new(Metrics::register());
         let subscribers = Arc::new(Subscribers::new(cluster.partitions()));
         let registry = Arc::new(Registry::new());
@@ -126,6 +142,7 @@ impl Node {
             metrics,
             rates,
             tls: OnceLock::new(),
+            access,
             connections: AtomicUsize::new(0),
             half_open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
@@ -136,6 +153,7 @@ impl Node {
             stop: CancellationToken::new(),
         });
         task::spawn(observe(Arc::clone(&shared)));
+        task::spawn(access::run(Arc::clone(&shared), policy));
         task::spawn(sys_topics::run(Arc::clone(&shared)));
         task::spawn(progress::run(
             shared.cluster.clone(),
@@ -143,7 +161,7 @@ impl Node {
             Arc::clone(&shared.subscribers),
             shared.stop.clone(),
         ));
-        Self { shared }
+        Ok(Self { shared })
     }
 
     /// Opens the listeners and accepts clients. Called once, when the node may serve.
@@ -292,6 +310,11 @@ impl Shared {
     /// A number that no other connection in this life of the node has.
     pub(crate) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The node has stopped.
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// Room for one more connection, unless the limit is reached.

@@ -45,6 +45,8 @@ enum Pending {
     Subscribe {
         ticket: Ticket,
         subscriptions: Vec<Subscription>,
+        /// Places in the SUBSCRIBE of filters that the client may not have, which are not among those; ascending.
+        denied: Vec<usize>,
         step: Step,
     },
     Unsubscribe {
@@ -112,6 +114,7 @@ impl Subscribing {
         place: Place<'_>,
         ticket: Ticket,
         subscriptions: Vec<Subscription>,
+        denied: Vec<usize>,
     ) {
         let filters = subscriptions.iter().map(wanted).collect();
         // Truncation wraps, as the numbers do.
@@ -119,6 +122,7 @@ impl Subscribing {
         self.pending.push_back(Pending::Subscribe {
             ticket,
             subscriptions,
+            denied,
             step: Step::Watching,
         });
         let watching = watch_all(
@@ -263,7 +267,12 @@ impl Subscribing {
             Err(_) => false,
         };
         Some(match pending {
-            Pending::Subscribe { ticket, step, .. } => {
+            Pending::Subscribe {
+                ticket,
+                denied,
+                step,
+                ..
+            } => {
                 let Step::Settling { mut reasons, new } = step else {
                     return None;
                 };
@@ -276,6 +285,9 @@ impl Subscribing {
                         .iter_mut()
                         .filter(|reason| !reason.is_error())
                         .for_each(|reason| *reason = refused);
+                }
+                for place in denied {
+                    reasons.insert(place, ReasonCode::NotAuthorized);
                 }
                 let answer = Answer::Subscribed(reasons);
                 let retained = if is_kept {

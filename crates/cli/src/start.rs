@@ -167,12 +167,14 @@ async fn serve(
         _ = stops.next() => Err(End::Asked),
     };
     let end = match joined {
-        Ok(()) => {
-            let node = Node::start(config.broker, cluster.clone(), events);
-            server.attach_node(node.clone());
-            tokio::spawn(reloads.run(node.clone()));
-            run(&node, &cluster, &server, &mut stops).await
-        }
+        Ok(()) => match Node::start(config.broker, cluster.clone(), events, audit) {
+            Ok(node) => {
+                server.attach_node(node.clone());
+                tokio::spawn(reloads.run(node.clone()));
+                run(&node, &cluster, &server, &mut stops).await
+            }
+            Err(error) => End::NotStarted(error.to_string()),
+        },
         Err(end) => end,
     };
     server.stop();

@@ -19,7 +19,7 @@ use crate::link::{Links, Targets};
 use crate::membership::Membership;
 use crate::read_index::ReadIndexes;
 use crate::routes::Routes;
-use crate::rpc::Channels;
+use crate::rpc::{Channels, Identity};
 use crate::session::answer_with;
 use crate::stream::{Records, Stream};
 use crate::tail::{Feeds, Interest, TailParts};
@@ -43,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) membership: Membership,
     pub(crate) routes: Routes,
     pub(crate) links: Links,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) interest: Interest,
     /// What exists once the number of partitions is known.
     pub(crate) formed: OnceLock<Formed>,
@@ -208,6 +209,12 @@ impl Cluster {
     /// [`Error::Refused`] with the reason; [`Error::NotProposed`], [`Error::Unknown`] (repeating is safe), [`Error::Stopping`].
     pub async fn change_access(&self, change: Change) -> Result<Changed, Error> {
         self.inner.membership.change_access(change).await
+    }
+
+    /// A key for one purpose, the same on all nodes, that nobody outside of the cluster can know.
+    #[must_use]
+    pub fn derive_key(&self, purpose: &str) -> [u8; 32] {
+        self.inner.identity.derive_key(purpose)
     }
 
     /// This node.

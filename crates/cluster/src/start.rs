@@ -142,6 +142,7 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
             ),
             membership,
             links,
+            identity: Arc::clone(&disk.identity),
             interest,
             feeds: parts.feeds.clone(),
             formed: OnceLock::new(),

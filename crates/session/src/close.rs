@@ -58,9 +58,9 @@ impl Eviction {
         match self {
             Self::TakenOver => ReasonCode::SessionTakenOver,
             Self::ShuttingDown => ReasonCode::ServerShuttingDown,
-            Self::Kicked => ReasonCode::AdministrativeAction,
             // DISCONNECT has no 0x8A.
-            Self::Banned | Self::NotAuthorized => ReasonCode::NotAuthorized,
+            Self::Kicked | Self::Banned => ReasonCode::AdministrativeAction,
+            Self::NotAuthorized => ReasonCode::NotAuthorized,
             Self::QuotaExceeded => ReasonCode::QuotaExceeded,
             Self::Busy => ReasonCode::ServerBusy,
             Self::RateTooHigh => ReasonCode::MessageRateTooHigh,

@@ -25,6 +25,9 @@ const ARROWS: [(&str, &[&str]); 16] = [
     (
         "broker",
         &[
+            "access",
+            "audit",
+            "auth",
             "cluster",
             "codec",
             "failpoint",
@@ -44,6 +47,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
         &[
             "admin",
             "audit",
+            "auth",
             "broker",
             "client",
             "cluster",

@@ -45,7 +45,7 @@ fn with_ann() -> Policy {
 }
 
 async fn by(policy: &Policy, request: Request) -> Result<By, Refusal> {
-    let authenticator = Authenticator::new(&Config::default()).unwrap();
+    let authenticator = Authenticator::new(&AuthConfig::default()).unwrap();
     let identity = authenticator.authenticate(policy, &request).await?;
     assert_eq!(identity.subject.client_id, request.client_id);
     Ok(identity.by)
@@ -55,7 +55,7 @@ async fn by(policy: &Policy, request: Request) -> Result<By, Refusal> {
 async fn without_anything_set_up_loopback_is_open_to_all() {
     let open = Policy::default();
     let unproven = request(Some("ann"), Some(b"x"));
-    let authenticator = Authenticator::new(&Config::default()).unwrap();
+    let authenticator = Authenticator::new(&AuthConfig::default()).unwrap();
     let identity = authenticator.authenticate(&open, &unproven).await.unwrap();
     assert_eq!(identity.by, By::Anonymous);
     assert_eq!(identity.subject.username, None, "nobody has proven it");
@@ -132,9 +132,9 @@ async fn users_come_with_their_password() {
 
 #[tokio::test]
 async fn a_certificate_names_the_user() {
-    let config = Config {
+    let config = AuthConfig {
         certificate_name: Some(NameSource::Cn),
-        ..Config::default()
+        ..AuthConfig::default()
     };
     let authenticator = Authenticator::new(&config).unwrap();
     let names = CertificateNames {

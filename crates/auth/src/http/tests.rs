@@ -67,16 +67,16 @@ async fn serve(
     }
 }
 
-fn hook(config: Config) -> Hook {
+fn hook(config: AuthConfig) -> Hook {
     let web = Web::new(None).unwrap();
     Hook::new(&config, &web).unwrap().unwrap()
 }
 
-fn config(url: String) -> Config {
-    Config {
+fn config(url: String) -> AuthConfig {
+    AuthConfig {
         http_url: Some(url),
         http_cache: Duration::ZERO,
-        ..Config::default()
+        ..AuthConfig::default()
     }
 }
 
@@ -139,7 +139,7 @@ async fn it_fails_closed() {
 #[tokio::test]
 async fn a_slow_one_is_given_up_and_queued_for_no_longer() {
     let (url, _) = service("200 OK", r#"{"result":"allow"}"#, Duration::from_secs(60)).await;
-    let hook = hook(Config {
+    let hook = hook(AuthConfig {
         http_timeout: Duration::from_millis(100),
         http_concurrency: 1,
         http_queue: 1,
@@ -159,7 +159,7 @@ async fn a_slow_one_is_given_up_and_queued_for_no_longer() {
 #[tokio::test]
 async fn an_answer_holds_for_a_while_for_the_same_credentials() {
     let (url, counts) = service("200 OK", r#"{"result":"deny"}"#, AT_ONCE).await;
-    let hook = hook(Config {
+    let hook = hook(AuthConfig {
         http_cache: Duration::from_millis(300),
         ..config(url)
     });

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::web::{Web, is_url};
-use crate::{Config, Error};
+use crate::{AuthConfig, Error};
 
 /// Keys of a set that are looked at.
 const KEYS_MAX: usize = 64;
@@ -53,7 +53,7 @@ enum Source {
 }
 
 impl Keys {
-    pub(crate) fn new(config: &Config, web: &Web) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(config: &AuthConfig, web: &Web) -> Result<Arc<Self>, Error> {
         let mut fixed = Vec::new();
         if let Some(path) = &config.jwt_secret_file {
             let secret = read("jwt_secret_file", path)?;

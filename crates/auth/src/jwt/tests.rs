@@ -23,7 +23,7 @@ fn file(dir: &tempfile::TempDir, content: &[u8]) -> std::path::PathBuf {
     path
 }
 
-fn jwt(config: &Config) -> Jwt {
+fn jwt(config: &AuthConfig) -> Jwt {
     let web = Web::new(None).unwrap();
     Jwt::new(config, &web).unwrap().unwrap()
 }
@@ -71,10 +71,10 @@ async fn is_refused(jwt: &Jwt, token: &str) -> bool {
     )
 }
 
-fn with_secret(dir: &tempfile::TempDir) -> Config {
-    Config {
+fn with_secret(dir: &tempfile::TempDir) -> AuthConfig {
+    AuthConfig {
         jwt_secret_file: Some(file(dir, SECRET)),
-        ..Config::default()
+        ..AuthConfig::default()
     }
 }
 
@@ -82,13 +82,13 @@ fn with_secret(dir: &tempfile::TempDir) -> Config {
 async fn each_algorithm_lets_its_tokens_in() {
     let dir = tempfile::tempdir().unwrap();
     let claims = json!({"sub": "ann", "exp": now() + 60});
-    let rsa = Config {
+    let rsa = AuthConfig {
         jwt_public_key_file: Some(file(&dir, RSA_PUBLIC)),
-        ..Config::default()
+        ..AuthConfig::default()
     };
-    let ec = Config {
+    let ec = AuthConfig {
         jwt_public_key_file: Some(file(&dir, EC_PUBLIC)),
-        ..Config::default()
+        ..AuthConfig::default()
     };
     let rsa_key = EncodingKey::from_rsa_pem(RSA).unwrap();
     let ec_key = EncodingKey::from_ec_pem(EC).unwrap();
@@ -126,9 +126,9 @@ async fn each_algorithm_lets_its_tokens_in() {
 async fn no_token_chooses_its_algorithm() {
     let dir = tempfile::tempdir().unwrap();
     let claims = json!({"sub": "ann", "exp": now() + 60});
-    let jwt = jwt(&Config {
+    let jwt = jwt(&AuthConfig {
         jwt_public_key_file: Some(file(&dir, RSA_PUBLIC)),
-        ..Config::default()
+        ..AuthConfig::default()
     });
     let forged = EncodingKey::from_secret(RSA_PUBLIC);
     for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
@@ -146,7 +146,7 @@ async fn no_token_chooses_its_algorithm() {
 #[tokio::test]
 async fn claims_are_held_to() {
     let dir = tempfile::tempdir().unwrap();
-    let jwt = jwt(&Config {
+    let jwt = jwt(&AuthConfig {
         jwt_issuer: Some("us".to_owned()),
         jwt_audience: vec!["mqtt".to_owned(), "chat".to_owned()],
         jwt_client_id_claim: Some("client".to_owned()),
@@ -194,7 +194,7 @@ async fn claims_are_held_to() {
 #[tokio::test]
 async fn a_token_may_last_for_ever_where_that_is_allowed() {
     let dir = tempfile::tempdir().unwrap();
-    let jwt = jwt(&Config {
+    let jwt = jwt(&AuthConfig {
         jwt_require_expiry: false,
         ..with_secret(&dir)
     });
@@ -237,9 +237,9 @@ async fn a_key_set_is_found_by_key_id_and_read_again() {
         std::fs::write(dir.path().join("jwks"), set).unwrap();
     };
     write(vec![key_of(&rsa, Algorithm::RS256, "old")]);
-    let jwt = jwt(&Config {
+    let jwt = jwt(&AuthConfig {
         jwks: Some(dir.path().join("jwks").display().to_string()),
-        ..Config::default()
+        ..AuthConfig::default()
     });
     let claims = json!({"sub": "ann", "exp": now() + 60});
     let old = token_of(Algorithm::RS256, Some("old"), &rsa, &claims);
@@ -267,17 +267,17 @@ async fn a_key_set_is_found_by_key_id_and_read_again() {
 async fn what_cannot_be_a_key_is_told_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let web = Web::new(None).unwrap();
-    let short = Config {
+    let short = AuthConfig {
         jwt_secret_file: Some(file(&dir, b"short")),
-        ..Config::default()
+        ..AuthConfig::default()
     };
-    let nonsense = Config {
+    let nonsense = AuthConfig {
         jwt_public_key_file: Some(file(&dir, b"nonsense")),
-        ..Config::default()
+        ..AuthConfig::default()
     };
-    let absent = Config {
+    let absent = AuthConfig {
         jwks: Some("/nowhere/at/all".to_owned()),
-        ..Config::default()
+        ..AuthConfig::default()
     };
     for config in [short, nonsense, absent] {
         assert!(Jwt::new(&config, &web).is_err());

@@ -120,6 +120,8 @@ impl Driver {
             }
             Post::Published { .. }
             | Post::Kept
+            | Post::Authenticated { .. }
+            | Post::RulesChanged
             | Post::Forwarded { .. }
             | Post::Settled(_)
             | Post::Retained(_)

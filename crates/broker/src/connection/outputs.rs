@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
+use magpie_audit::What;
 use magpie_cluster::Attach;
 use magpie_codec::{Connect, EncodeError, Message, Packet, PublishHeader, ReasonCode};
 use magpie_failpoint::fail_point;
@@ -14,6 +15,7 @@ use tracing::{debug, trace};
 
 use super::{Driver, End};
 use crate::attach::Begun;
+use crate::authenticate::reason;
 use crate::deliver::{Deliverer, UNTRACKED};
 use crate::durable::Durable;
 use crate::handle::Greeting;
@@ -54,33 +56,31 @@ impl Driver {
             Output::Authenticate {
                 ticket,
                 credentials,
-            } => {
-                let authenticated = match self.refusal {
-                    Some(reason) => Err(reason),
-                    None => self.authentication.authenticate(&credentials),
-                };
-                let answer = Answer::Authenticated(authenticated.map(|()| None));
-                self.session.handle_answer(ticket, answer, now);
-            }
-            // Only of a client whose method is known, and there is none yet.
-            Output::AuthenticateOn { ticket, .. } => {
-                let answer = Answer::Authenticated(Err(ReasonCode::NotAuthorized));
-                self.session.handle_answer(ticket, answer, now);
-            }
-            Output::Attach { ticket, attach } => self.attach(ticket, *attach),
+            } => self.authenticate(ticket, &credentials, now),
+            Output::AuthenticateOn {
+                ticket,
+                data,
+                begins,
+            } => self.prove(ticket, data.as_ref(), begins, now),
+            Output::Attach { ticket, attach } => self.attach(ticket, *attach, now),
             Output::Publish {
                 ticket,
                 qos,
                 retain,
                 packet_id,
                 message,
-            } => self.publish(Outgoing {
-                ticket,
-                qos,
-                retain,
-                packet_id,
-                message,
-            }),
+            } => {
+                let outgoing = Outgoing {
+                    ticket,
+                    qos,
+                    retain,
+                    packet_id,
+                    message,
+                };
+                if self.may_publish(&outgoing, now) {
+                    self.publish(outgoing);
+                }
+            }
             Output::Release {
                 ticket,
                 packet_id,
@@ -111,10 +111,17 @@ impl Driver {
             }
             Output::Subscribe {
                 ticket,
-                subscriptions,
+                mut subscriptions,
             } => {
+                let denied = self.refuse_filters(&mut subscriptions);
+                if subscriptions.is_empty() {
+                    let reasons = vec![ReasonCode::NotAuthorized; denied.len()];
+                    let answer = Answer::Subscribed(reasons);
+                    return self.session.handle_answer(ticket, answer, now);
+                }
                 let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
-                self.subscribing.subscribe(place, ticket, subscriptions);
+                self.subscribing
+                    .subscribe(place, ticket, subscriptions, denied);
             }
             Output::Unsubscribe { ticket, filters } => {
                 self.subscribing.unsubscribe(ticket, filters);
@@ -137,9 +144,12 @@ impl Driver {
                 session_expiry_s,
                 session_expiry_changed,
             } => {
+                let access = &self.node.access;
+                let permit = self.permit.as_mut();
+                let forbids_will = permit.is_some_and(|permit| permit.forbids_will(access));
                 self.end = Some(End {
                     cause,
-                    will_discarded,
+                    will_discarded: will_discarded || forbids_will,
                     session_expiry_s: session_expiry_changed.then_some(session_expiry_s),
                 });
             }
@@ -171,7 +181,24 @@ impl Driver {
         self.half_open = None;
     }
 
-    fn attach(&mut self, ticket: Ticket, wanted: magpie_session::Attach) {
+    fn attach(&mut self, ticket: Ticket, wanted: magpie_session::Attach, now: Instant) {
+        // The session attaches nobody who was not let in, but for the compiler.
+        let Some(permit) = &mut self.permit else {
+            let refused = Answer::AttachRefused(ReasonCode::NotAuthorized);
+            return self.session.handle_answer(ticket, refused, now);
+        };
+        let access = &self.node.access;
+        if let Some(will) = &wanted.will
+            && !permit.leave_will(access, &will.topic)
+        {
+            let subject = &permit.identity().subject;
+            let (client, user) = (&subject.client_id, subject.username.as_deref());
+            let (remote, topic) = (self.handle.peer.remote, Some(will.topic.as_str()));
+            access.tell(What::Will, "no rule allows it", client, user, remote, topic);
+            let refused = Answer::AttachRefused(ReasonCode::NotAuthorized);
+            return self.session.handle_answer(ticket, refused, now);
+        }
+        let identity = Arc::clone(permit.identity());
         let client = ClientId(wanted.client_id.compact());
         self.handle.greet(Greeting {
             client: client.clone(),
@@ -190,11 +217,10 @@ impl Driver {
                     publish_ms: clock::wall_ms(),
                 })
             }),
-            owner: None,
+            owner: identity.subject.username.clone(),
         };
-        let cluster = self.node.cluster.clone();
         task::spawn(attach::run(
-            cluster,
+            Arc::clone(&self.node),
             Arc::clone(&self.handle),
             attach,
             ticket,
@@ -254,6 +280,11 @@ impl Driver {
                 fail_point!("answer.attached", self.handle.about());
                 self.attached(ticket, result, now);
             }
+            Post::Authenticated { ticket, result } => {
+                let result = result.map(|identity| *identity);
+                self.authenticated(ticket, result.map_err(reason), None, now);
+            }
+            Post::RulesChanged => self.check_subscriptions(now),
             Post::Watched { number, watched } => {
                 self.subscribing.watched(number, watched);
                 self.go_on_subscribing(now);
@@ -339,6 +370,9 @@ impl Driver {
         if !is_newest {
             return self.session.handle_close(Eviction::TakenOver, now);
         }
+        if let Some(why) = self.still_objects() {
+            return self.session.handle_close(why, now);
+        }
         let session = self.begin_session(&client, begun);
         let incarnation = self.durable.as_ref().map(|durable| durable.incarnation);
         self.publisher = Some(Box::new(self.new_publisher(client, epoch, incarnation)));
@@ -348,6 +382,8 @@ impl Driver {
             session,
         };
         self.session.handle_answer(ticket, answer, now);
+        // The rules may have changed since its subscriptions were looked at.
+        self.check_subscriptions(now);
     }
 
     /// Begins to keep a session that outlives its connection; gives what an earlier one left of it.
@@ -359,6 +395,7 @@ impl Driver {
         let Begun {
             attached,
             unacknowledged,
+            left,
         } = begun;
         if attached.session.is_none() && !self.handle.is_durable() {
             return None;
@@ -368,6 +405,9 @@ impl Driver {
             session: attached.incarnation,
             epoch: attached.epoch,
         });
+        for filter in left {
+            self.node.shares.leave(&self.handle, &filter);
+        }
         self.durable = Some(Box::new(Durable::new(
             client.clone(),
             attached.epoch,
@@ -459,6 +499,8 @@ impl Driver {
                     retained.want(part, unsettled);
                 }
                 self.settle_retained();
+                // It was asked for under the rules of then.
+                self.check_subscriptions(now);
             }
             Next::Noted => {}
             Next::TakenOver => self.session.handle_close(Eviction::TakenOver, now),

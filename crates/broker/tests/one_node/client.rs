@@ -24,6 +24,8 @@ pub(crate) struct Greeting {
     pub(crate) expiry_s: u32,
     pub(crate) receive_maximum: Option<NonZeroU16>,
     pub(crate) will: Option<Box<Will>>,
+    /// User name and password.
+    pub(crate) user: Option<(&'static str, String)>,
 }
 
 impl Default for Greeting {
@@ -34,11 +36,20 @@ impl Default for Greeting {
             expiry_s: 0,
             receive_maximum: None,
             will: None,
+            user: None,
         }
     }
 }
 
 impl Greeting {
+    /// As a user of this name.
+    pub(crate) fn user(name: &'static str, password: &str) -> Self {
+        Self {
+            user: Some((name, password.to_owned())),
+            ..Self::default()
+        }
+    }
+
     /// Goes on with its session, and leaves one behind.
     pub(crate) fn durable() -> Self {
         Self {
@@ -128,8 +139,11 @@ impl TestClient {
             client_id: Text::try_from(id).unwrap(),
             clean_start: greeting.clean_start,
             keep_alive_s: 10,
-            username: None,
-            password: None,
+            username: greeting
+                .user
+                .as_ref()
+                .map(|(name, _)| Text::from_static(name)),
+            password: greeting.user.map(|(_, password)| Bytes::from(password)),
             will: greeting.will,
             properties: (greeting.version == ProtocolVersion::V5).then(|| Box::new(properties)),
         };

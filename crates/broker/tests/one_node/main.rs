@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod access;
+mod authentication;
 mod client;
 mod conformance;
 mod limits;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use magpie_audit::Audit;
 use magpie_broker::{Config, Node};
 use magpie_cluster::{Cluster, Events, Readiness};
 use tempfile::TempDir;
@@ -41,7 +42,8 @@ impl TestNode {
         config.listener.mqtt_listen = Some(([127, 0, 0, 1], 0).into());
         change(&mut config);
         let mut readiness = cluster.readiness();
-        let node = Node::start(config, cluster.clone(), events);
+        let audit = Audit::without_file("one");
+        let node = Node::start(config, cluster.clone(), events, audit).unwrap();
         let ready = readiness.wait_for(|it| *it == Readiness::Ready);
         tokio::time::timeout(PATIENCE, ready)
             .await

@@ -8,10 +8,11 @@ use super::Settings;
 const FIELD_DOCS: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/field_docs.rs"));
 
 /// The structs behind each section, in the order of the reference. The section "" has the keys that are also flags.
-pub(crate) const SECTIONS: [(&str, &str); 9] = [
+pub(crate) const SECTIONS: [(&str, &str); 10] = [
     ("", "Settings"),
     ("", "ListenerConfig"),
     ("connection", "ConnectionConfig"),
+    ("auth", "AuthConfig"),
     ("session", "SessionConfig"),
     ("mailbox", "MailboxConfig"),
     ("sys_topics", "SysTopicsConfig"),

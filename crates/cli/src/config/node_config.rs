@@ -118,6 +118,7 @@ impl NodeConfig {
                 listener: settings.listener.clone(),
                 connection: settings.connection.clone(),
                 session: settings.session.clone(),
+                auth: settings.auth.clone(),
                 mailbox: settings.mailbox.clone(),
                 sys_topics: settings.sys_topics.clone(),
                 websocket: settings.websocket.clone(),

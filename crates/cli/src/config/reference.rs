@@ -27,7 +27,7 @@ Secrets are never flags: `MAGPIE_CLUSTER_SECRET` and `MAGPIE_API_TOKEN` hold the
 `api_token_file` name files that do. One line feed at the end of such a file is not part of the secret.
 ";
 
-const SECTION_HEADS: [(&str, &str); 8] = [
+const SECTION_HEADS: [(&str, &str); 9] = [
     (
         "",
         "## The node\n\nAt the top of the file; each is also a flag.\n",
@@ -35,6 +35,10 @@ const SECTION_HEADS: [(&str, &str); 8] = [
     (
         "connection",
         "## `[connection]`: one network connection of a client\n",
+    ),
+    (
+        "auth",
+        "## `[auth]`: how clients prove who they are\n\nUsers, rules and bans are set for the whole cluster, with `magpie ctl`.\n",
     ),
     ("session", "## `[session]`: what one client may ask for\n"),
     ("mailbox", "## `[mailbox]`: what may wait for one client\n"),

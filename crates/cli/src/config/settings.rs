@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     /// The consensus library tells only errors unless it is asked, as in `info,openraft=info`.
     pub(crate) log_level: String,
     pub(crate) connection: magpie_broker::ConnectionConfig,
+    pub(crate) auth: magpie_auth::AuthConfig,
     pub(crate) session: magpie_broker::SessionConfig,
     pub(crate) mailbox: magpie_broker::MailboxConfig,
     pub(crate) sys_topics: magpie_broker::SysTopicsConfig,
@@ -89,6 +90,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
             connection: magpie_broker::ConnectionConfig::default(),
+            auth: magpie_auth::AuthConfig::default(),
             session: magpie_broker::SessionConfig::default(),
             mailbox: magpie_broker::MailboxConfig::default(),
             sys_topics: magpie_broker::SysTopicsConfig::default(),

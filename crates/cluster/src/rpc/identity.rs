@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
+use hmac::{Hmac, Mac as _};
 use magpie_state::{ClusterId, Incarnation, NodeId};
+use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
@@ -31,9 +33,28 @@ impl Secret {
         Self(hex.into())
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.len() == 1
+    }
+
     /// Compares in a time that depends on the length only.
     pub(super) fn matches(&self, header: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(header).into()
+    }
+}
+
+impl Identity {
+    /// A key for one purpose that all nodes of the cluster have in common, and nobody else has. Without a secret, in a cluster of one, it is the
+    /// node's.
+    #[must_use]
+    pub fn derive_key(&self, purpose: &str) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.0.as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(purpose.as_bytes());
+        if self.secret.is_empty() {
+            mac.update(&self.node.0.to_le_bytes());
+        }
+        mac.finalize().into_bytes().into()
     }
 }
 

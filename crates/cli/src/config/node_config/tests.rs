@@ -63,18 +63,6 @@ fn others_are_told_the_advertised_host_for_listeners_on_all_addresses() {
 }
 
 #[test]
-fn a_public_listener_needs_a_decision() {
-    let problems = load(&[("MAGPIE_MQTT_LISTEN", "0.0.0.0:1883")])
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        problems.starts_with("MAGPIE_MQTT_LISTEN: 0.0.0.0:1883 can be reached"),
-        "{problems}"
-    );
-}
-
-#[test]
 fn values_that_do_not_go_together_are_told_with_their_keys() {
     check(
         &[
