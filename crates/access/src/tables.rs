@@ -171,6 +171,13 @@ impl Tables {
             return Err(Error::Reason);
         }
         self.drop_ended_bans(now_ms, touched);
+        if !ban.holds(now_ms) {
+            // Over before it begins: what is left of the one that it replaces.
+            if self.drop_ban(&target) {
+                touched.push(Key::Ban(target));
+            }
+            return Ok(Changed::Done);
+        }
         match self.now.bans.get(&target) {
             Some(known) if *known == ban => return Ok(Changed::Done),
             None if self.now.bans.len() >= BANS_MAX => return Err(Error::Full(BANS_MAX, "bans")),

@@ -2,6 +2,8 @@
 
 use core::net::IpAddr;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{Action, Effect, PasswordHash, Pattern, Policy};
 
@@ -278,4 +280,98 @@ fn changes_are_bounded() {
     };
     assert_eq!(apply(&mut tables, long), Err(Error::Reason));
     assert_eq!(tables.revision(), 0);
+}
+
+/// Few names and times, so that changes meet.
+fn any_change() -> impl Strategy<Value = Change> {
+    let name = || prop::sample::select(&["anna", "bert", "carl"][..]).prop_map(str::to_owned);
+    let hash = prop::sample::select(&[A, B][..]).prop_map(hash);
+    let expect = prop::sample::select(&[UserIs::New, UserIs::NewOrKnown][..]);
+    let target = prop::sample::select(
+        &[
+            "client:a",
+            "user:b",
+            "address:10.0.0.1",
+            "network:10.0.0.0/8",
+            "network:::/16",
+        ][..],
+    );
+    let target = target.prop_map(|text| text.parse::<BanTarget>().unwrap());
+    let pattern = prop::sample::select(&["a", "b/#", "%u/+"][..]);
+    prop_oneof![
+        (name(), hash.clone(), any::<bool>(), expect).prop_map(
+            |(name, password, is_superuser, expect)| Change::SetUser {
+                name,
+                user: User {
+                    password,
+                    scram: None,
+                    is_superuser,
+                },
+                expect,
+            }
+        ),
+        (name(), hash).prop_map(|(name, password)| Change::SetPassword {
+            name,
+            password,
+            scram: None,
+        }),
+        (name(), any::<bool>())
+            .prop_map(|(name, is_superuser)| Change::SetSuperuser { name, is_superuser }),
+        name().prop_map(|name| Change::RemoveUser { name }),
+        pattern.prop_map(add_rule),
+        (0..6_u64).prop_map(|id| Change::RemoveRule { id: RuleId(id) }),
+        (target.clone(), prop::option::of(0..20_u64), 0..20_u64).prop_map(
+            |(target, until_ms, now_ms)| Change::AddBan {
+                target,
+                ban: Ban {
+                    reason: String::new(),
+                    until_ms,
+                },
+                now_ms,
+            }
+        ),
+        (target, 0..20_u64).prop_map(|(target, now_ms)| Change::RemoveBan { target, now_ms }),
+    ]
+}
+
+proptest! {
+    /// What a checkpoint is told of the changes is all that it needs.
+    #[test]
+    fn the_touched_rows_are_those_that_differ(changes in prop::collection::vec(any_change(), 0..60)) {
+        let mut tables = Tables::default();
+        let mut stored: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for change in changes {
+            let (before, revision) = (stored.clone(), tables.revision());
+            let mut touched = Vec::new();
+            let changed = tables.apply(change.clone(), &mut touched);
+            for key in &touched {
+                match tables.value(key) {
+                    Some(value) => drop(stored.insert(key.encode(), value)),
+                    None => drop(stored.remove(&key.encode())),
+                }
+            }
+            let whole: BTreeMap<_, _> = tables
+                .keys()
+                .map(|key| (key.encode(), tables.value(&key).unwrap()))
+                .collect();
+            prop_assert_eq!(&stored, &whole);
+            // The revision tells whether anything differs.
+            prop_assert_eq!(before == stored, revision == tables.revision());
+            // Repeating it does no harm: at most what was answered is another.
+            let mut again = Vec::new();
+            let repeated = tables.apply(change, &mut again);
+            prop_assert!(again.is_empty(), "{:?} then {:?}", changed, repeated);
+            let now = tables.snapshot();
+            prop_assert_eq!(now.ban_count(), now.bans_after(None, 100).len());
+            prop_assert_eq!(now.user_count(), now.users_after(None, 100).len());
+        }
+        // The tables that are built of the rows are the same, also in what is derived.
+        let mut copy = Tables::default();
+        for (key, value) in &stored {
+            copy.load(Key::decode(key).unwrap(), value).unwrap();
+        }
+        prop_assert_eq!(&copy.ban_ends, &tables.ban_ends);
+        prop_assert_eq!(&copy.now.networks, &tables.now.networks);
+        prop_assert_eq!(copy.last_rule, tables.last_rule);
+    }
 }
