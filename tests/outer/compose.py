@@ -26,9 +26,10 @@ class Compose:
 
     def __init__(self, suite, profile):
         self.project = f"magpie-outer-{os.getpid()}"
-        self.mqtt, self.http = (base := free_ports(2)), base + 1
+        self.mqtt, self.http, self.ws = (base := free_ports(3)), base + 1, Door(base + 2, "ws")
         secrets = {name: f"{suite.random.getrandbits(128):032x}" for name in ("MAGPIE_CLUSTER_SECRET", "MAGPIE_API_TOKEN")}
-        self.environment = {**os.environ, **secrets, "MQTT_PORT": str(self.mqtt), "HTTP_PORT": str(self.http), "PROFILE": profile}
+        self.environment = {**os.environ, **secrets, "MQTT_PORT": str(self.mqtt), "HTTP_PORT": str(self.http),
+                            "WS_PORT": str(int(self.ws)), "PROFILE": profile}
         plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
         self.command = ["docker", "compose"] if plugin or not shutil.which("docker-compose") else ["docker-compose"]
 
@@ -111,7 +112,8 @@ def image(compose):
 def through_the_balancer(compose):
     """So many clients that each node has some; each publishes to all."""
     count = 12
-    clients = [Paho(compose.mqtt, 4 + number % 2, f"balanced{number}") for number in range(count)]
+    doors = (compose.mqtt, compose.mqtt, compose.ws)
+    clients = [Paho(doors[number % 3], 4 + number % 2, f"balanced{number}") for number in range(count)]
     for client in clients:
         client.subscribe(("room/#", 1))
     for number, client in enumerate(clients):
@@ -229,8 +231,9 @@ def secure(compose):
         # The nodes are another user than the one who runs this.
         for path, mode in ((home, 0o755), (tls, 0o755), (tls / "tls.key", 0o644)):
             path.chmod(mode)
-        door = Door(free_ports(1), "tls", ca)
-        compose.environment |= {"COMPOSE_FILE": "docker-compose.yml:secure.yml", "TLS_DIR": str(tls), "MQTTS_PORT": str(int(door))}
+        door, websocket = Door(base := free_ports(2), "tls", ca), Door(base + 1, "wss", ca)
+        compose.environment |= {"COMPOSE_FILE": "docker-compose.yml:secure.yml", "TLS_DIR": str(tls), "MQTTS_PORT": str(int(door)),
+                                "WSS_PORT": str(int(websocket))}
         compose.run("up", "--detach", "--no-build")
         healthy = compose.wait_healthy()
         wait_until("the balancer has a ready node", 30, lambda: http(compose.http, "/readyz")[0] == 200)
@@ -242,7 +245,8 @@ def secure(compose):
         refused(door, ("anna", "another"))
         refused(Door(compose.mqtt))
         # Through the balancer, so on whichever node.
-        clients = [Paho(door, 5, f"home{number}", user=("anna", "secret of anna")) for number in range(6)]
+        refused(websocket)
+        clients = [Paho((door, websocket)[number % 2], 5, f"home{number}", user=("anna", "secret of anna")) for number in range(6)]
         for client in clients:
             client.subscribe(("home/#", 1))
         clients[0].publish("home/door", b"open", 1)
