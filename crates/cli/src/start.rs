@@ -170,7 +170,7 @@ async fn serve(
         Ok(()) => match Node::start(config.broker, cluster.clone(), events, audit) {
             Ok(node) => {
                 server.attach_node(node.clone());
-                tokio::spawn(reloads.run(node.clone()));
+                tokio::spawn(reloads.run(node.clone(), cluster.clone()));
                 run(&node, &cluster, &server, &mut stops).await
             }
             Err(error) => End::NotStarted(error.to_string()),

@@ -68,7 +68,7 @@ async fn start(id: u64, dir: &std::path::Path, directory: &Directory) -> RaftGro
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     directory.set(NodeId(id), listener.local_addr().unwrap().to_string());
     let services = Routes::new(registry.service(&guard));
-    tokio::spawn(rpc::serve(listener, services, std::future::pending()));
+    tokio::spawn(rpc::serve(listener, None, services, std::future::pending()));
     let parts = GroupParts {
         group: GroupId(1),
         node: NodeId(id),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use magpie_state::partition::PartitionLimits;
 
+use crate::rpc::NodeTls;
+
 /// Each rule is looked at again and again.
 const RETENTION_RULES_MAX: usize = 64;
 
@@ -23,6 +25,8 @@ pub struct Config {
     pub seeds: Vec<String>,
     /// Shared by all nodes; needed when `seeds` is not empty.
     pub cluster_secret: Option<String>,
+    /// TLS between nodes, on all of them or on none.
+    pub tls: Option<TlsFiles>,
     /// For other nodes' operators to read.
     pub http_addr: String,
     /// For other nodes' operators to read.
@@ -73,6 +77,17 @@ pub struct Config {
     pub route_linger: Duration,
 }
 
+/// PEM files for TLS between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate of this node, good for a server and for a client, with what is between it and the authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authority that has signed the certificates of all nodes.
+    pub authority: PathBuf,
+}
+
 /// How long, or how much, messages of some topics wait for sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionRule {
@@ -106,6 +121,7 @@ impl Default for Config {
             cluster_advertise: String::from("127.0.0.1:7883"),
             seeds: Vec::new(),
             cluster_secret: None,
+            tls: None,
             http_addr: String::new(),
             mqtt_addr: String::new(),
             partitions: 8,
@@ -166,6 +182,11 @@ impl Config {
                 "cluster_secret_file",
                 "a cluster with seeds needs a secret that all nodes share: set cluster_secret_file, or MAGPIE_CLUSTER_SECRET",
             );
+        }
+        if let Some(files) = &self.tls
+            && let Err(error) = NodeTls::load(files.clone())
+        {
+            problem(error.key, &error.problem);
         }
         if self.share_window == 0 {
             problem("share_window", "must be at least 1");

@@ -19,14 +19,14 @@ use crate::link::{Links, Targets};
 use crate::membership::Membership;
 use crate::read_index::ReadIndexes;
 use crate::routes::Routes;
-use crate::rpc::{Channels, Identity};
+use crate::rpc::{Channels, Identity, NodeTls};
 use crate::session::answer_with;
 use crate::stream::{Records, Stream};
 use crate::tail::{Feeds, Interest, TailParts};
 use crate::takeover::Takeover;
 use crate::{
-    Barrier, Config, Direct, DirectOutcome, Events, Fatal, Load, NodeLoad, ShareTarget, StartError,
-    Status, Submission, Submitted, Tail,
+    Barrier, Config, ConfigError, Direct, DirectOutcome, Events, Fatal, Load, NodeLoad,
+    ShareTarget, StartError, Status, Submission, Submitted, Tail,
 };
 
 /// Longest wait of a barrier for a tail.
@@ -41,6 +41,7 @@ pub struct Cluster {
 pub(crate) struct Inner {
     pub(crate) stream: StreamId,
     pub(crate) membership: Membership,
+    pub(crate) tls: Option<Arc<NodeTls>>,
     pub(crate) routes: Routes,
     pub(crate) links: Links,
     pub(crate) identity: Arc<Identity>,
@@ -144,6 +145,15 @@ impl Cluster {
     /// was declared over.
     pub async fn fatal(&self) -> Fatal {
         self.inner.fatal.tripped().await
+    }
+
+    /// Reads the files for TLS between nodes again, if it is configured. New connections use what was read. Reads files: not for a worker
+    /// thread that serves.
+    ///
+    /// # Errors
+    /// What is wrong with them; then everything stays as it was.
+    pub fn reload_tls(&self) -> Result<(), ConfigError> {
+        self.inner.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
     }
 
     /// What operators see: members, groups, this node's part in them.

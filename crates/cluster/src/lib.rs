@@ -35,7 +35,7 @@ mod tail;
 mod takeover;
 mod weigh;
 
-pub use config::{Config, ConfigError, RetentionRule};
+pub use config::{Config, ConfigError, RetentionRule, TlsFiles};
 pub use event::{Event, Events};
 pub use fetch::{Fetch, Fetched};
 pub use handle::{Cluster, Error, Readiness};

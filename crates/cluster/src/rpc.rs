@@ -8,9 +8,12 @@ mod directory;
 mod guard;
 mod identity;
 mod serve;
+mod socket;
+mod tls;
 
 pub use channels::{Channels, PeerChannel, Purpose};
 pub use directory::Directory;
 pub use guard::{Guard, MemberGuard, Peer, StrangerGuard};
 pub use identity::{Credentials, Identity, Secret};
 pub use serve::{MESSAGE_BYTES_MAX, serve};
+pub use tls::NodeTls;

@@ -25,7 +25,7 @@ use crate::proto;
 use crate::raft::Registry;
 use crate::read_index::{ReadIndexParts, ReadIndexes};
 use crate::routes::Routes;
-use crate::rpc::{self, Channels, Directory, Guard, Identity, MESSAGE_BYTES_MAX, Secret};
+use crate::rpc::{self, Channels, Directory, Guard, Identity, MESSAGE_BYTES_MAX, NodeTls, Secret};
 use crate::share::{self, ShareParts};
 use crate::stream::{PartitionService, Stream, StreamParts};
 use crate::tail::{Feeds, Interest, TailParts};
@@ -79,7 +79,12 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
         })?;
 
     let (groups, leaders, feeds, interest) = <(Groups, Leaders, Feeds, Interest)>::default();
-    let channels = Channels::new(Arc::clone(&disk.identity), Directory::default());
+    let tls = match config.tls.clone().map(NodeTls::load).transpose() {
+        Ok(tls) => tls,
+        Err(error) => return Err(StartError::Config(error.to_string())),
+    };
+    let directory = Directory::default();
+    let channels = Channels::with_tls(Arc::clone(&disk.identity), directory, tls.clone());
     let guard = Guard::new(Arc::clone(&disk.identity));
     let registry = Registry::default();
     let (events, taken_events) = mpsc::channel(EVENTS);
@@ -133,6 +138,7 @@ pub(crate) async fn start(config: Config) -> Result<(Cluster, Events), StartErro
     let cluster = Cluster {
         inner: Arc::new(Inner {
             stream,
+            tls,
             routes: Routes::start(
                 stream,
                 membership.clone(),
@@ -355,6 +361,7 @@ async fn run(
     let stop = parts.stop.clone();
     let served = tokio::spawn(rpc::serve(
         listener,
+        cluster.inner.tls.clone(),
         services,
         stop.clone().cancelled_owned(),
     ));

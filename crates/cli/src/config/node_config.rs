@@ -104,6 +104,7 @@ impl NodeConfig {
             mqtt_addr: settings.listener.mqtt_listen.map(seen).unwrap_or_default(),
             cluster_advertise: advertise.clone(),
             seeds: settings.seeds.clone(),
+            tls: cluster_tls(settings),
             cluster_secret: cluster_secret.map(|secret| secret.reveal().to_owned()),
             partitions: settings.partitions,
             replication_factor: settings.replication_factor,
@@ -165,6 +166,16 @@ impl NodeConfig {
         for (key, what) in settings.http.problems() {
             wrong(&format!("http.{key}"), what.to_owned());
         }
+        let tls = [
+            ("cluster_tls_cert", &settings.cluster_tls_cert),
+            ("cluster_tls_key", &settings.cluster_tls_key),
+            ("cluster_tls_ca", &settings.cluster_tls_ca),
+        ];
+        if tls.iter().any(|(_, path)| path.is_some()) {
+            for (key, _) in tls.iter().filter(|(_, path)| path.is_none()) {
+                wrong(key, "must be set as well, for TLS between nodes".to_owned());
+            }
+        }
         for seed in &settings.seeds {
             if let Err(what) = check_host_port(seed) {
                 wrong("seeds", format!("\"{seed}\" {what}"));
@@ -190,6 +201,15 @@ impl NodeConfig {
         }
         problems
     }
+}
+
+/// If all of it is set; part of it is a problem.
+fn cluster_tls(settings: &Settings) -> Option<magpie_cluster::TlsFiles> {
+    Some(magpie_cluster::TlsFiles {
+        certificate: settings.cluster_tls_cert.clone()?,
+        key: settings.cluster_tls_key.clone()?,
+        authority: settings.cluster_tls_ca.clone()?,
+    })
 }
 
 /// Listeners that would take each other's port.

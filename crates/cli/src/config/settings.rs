@@ -29,6 +29,14 @@ pub(crate) struct Settings {
     /// File with the secret that all nodes of the cluster share; or set the environment variable `MAGPIE_CLUSTER_SECRET`. Needed
     /// with `seeds`.
     pub(crate) cluster_secret_file: Option<PathBuf>,
+    /// PEM file with the certificate that this node shows to the others, for TLS between nodes: for the host in `cluster_advertise`, and good for
+    /// servers and for clients. On all nodes or on none. Read again on SIGHUP.
+    pub(crate) cluster_tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of that certificate. Read again on SIGHUP.
+    pub(crate) cluster_tls_key: Option<PathBuf>,
+    /// PEM file with the authority that has signed the certificates of all nodes. Nodes without such a certificate are refused, and the secret
+    /// is asked for in any case. Read again on SIGHUP.
+    pub(crate) cluster_tls_ca: Option<PathBuf>,
     /// Where the dashboard, the API, metrics and health checks are served.
     pub(crate) http_listen: SocketAddr,
     /// File with the token that the API and the dashboard ask for; or set the environment variable `MAGPIE_API_TOKEN`. Without one
@@ -81,6 +89,9 @@ impl Default for Settings {
             cluster_advertise: None,
             seeds: Vec::new(),
             cluster_secret_file: None,
+            cluster_tls_cert: None,
+            cluster_tls_key: None,
+            cluster_tls_ca: None,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9883)),
             api_token_file: None,
             direct_filters: Vec::new(),

@@ -12,12 +12,15 @@ use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
+use tracing::warn;
 
 use super::directory::Directory;
 use super::identity::{Credentials, Identity};
 use super::serve::{
     CONNECTION_WINDOW_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN, STREAM_WINDOW_BYTES,
 };
+use super::socket::Socket;
+use super::tls::NodeTls;
 
 /// A dial that takes longer has failed.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -50,6 +53,7 @@ pub struct Channels {
 struct Inner {
     identity: Arc<Identity>,
     directory: Directory,
+    tls: Option<Arc<NodeTls>>,
     open: Mutex<HashMap<(NodeId, Purpose), PeerChannel>>,
 }
 
@@ -57,10 +61,21 @@ impl Channels {
     /// Channels that dial the addresses of `directory`.
     #[must_use]
     pub fn new(identity: Arc<Identity>, directory: Directory) -> Self {
+        Self::with_tls(identity, directory, None)
+    }
+
+    /// The same, in TLS.
+    #[must_use]
+    pub fn with_tls(
+        identity: Arc<Identity>,
+        directory: Directory,
+        tls: Option<Arc<NodeTls>>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 identity,
                 directory,
+                tls,
                 open: Mutex::default(),
             }),
         }
@@ -123,6 +138,7 @@ impl Channels {
     ) -> PeerChannel {
         let dialler = Arc::new(Dialler {
             address: Box::new(address),
+            tls: self.inner.tls.clone(),
             pause: Mutex::default(),
         });
         let connector = service_fn(move |_: Uri| {
@@ -146,6 +162,7 @@ impl Channels {
 /// Resolves and connects, with a pause after each failure.
 struct Dialler {
     address: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    tls: Option<Arc<NodeTls>>,
     pause: Mutex<Pause>,
 }
 
@@ -158,7 +175,7 @@ struct Pause {
 }
 
 impl Dialler {
-    async fn dial(&self) -> io::Result<TcpStream> {
+    async fn dial(&self) -> io::Result<Socket> {
         let Some(address) = (self.address)() else {
             return Err(io::Error::other("the node's address is not known"));
         };
@@ -172,6 +189,12 @@ impl Dialler {
         let outcome = attempt
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let outcome = match (outcome, &self.tls) {
+            (Ok(stream), Some(tls)) => tls.connect(&address, stream).await.inspect_err(
+                |error| warn!(address, %error, "another node was not trusted, or does not trust this one"),
+            ),
+            (outcome, _) => outcome.map(Socket::Tcp),
+        };
         let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
         *pause = match &outcome {
             Ok(_) => Pause::default(),

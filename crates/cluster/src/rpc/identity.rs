@@ -147,3 +147,31 @@ impl Interceptor for Credentials {
         Ok(request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A comparison that stopped at the first difference would be thousands of times faster for the first of these.
+    #[test]
+    fn how_much_of_a_secret_is_right_does_not_show_in_the_time() {
+        let secret = Secret::new(&[7; 1 << 18]);
+        let right = secret.0.as_bytes().to_vec();
+        assert!(secret.matches(&right));
+        let last = right.len() - 1;
+        let time = |wrong_at: usize| {
+            let mut header = right.clone();
+            header[wrong_at] ^= 1;
+            let times = (0..20).map(|_| {
+                let began = Instant::now();
+                assert!(!secret.matches(&header));
+                began.elapsed()
+            });
+            times.min().unwrap_or(Duration::MAX)
+        };
+        let (early, late) = (time(1), time(last));
+        assert!(late < early * 10, "{early:?} {late:?}");
+    }
+}

@@ -156,7 +156,7 @@ impl Replicas {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             directory.set(NodeId(id), listener.local_addr().unwrap().to_string());
             let services = Routes::new(registry.service(&guard));
-            tokio::spawn(rpc::serve(listener, services, std::future::pending()));
+            tokio::spawn(rpc::serve(listener, None, services, std::future::pending()));
             let group = RaftGroup::start(parts).await.unwrap();
             (group.clone(), PartitionIndex::start(group))
         });

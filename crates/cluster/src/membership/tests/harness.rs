@@ -191,7 +191,7 @@ impl Nodes {
             let services = Routes::new(registry.service(&guard))
                 .add_service(formation)
                 .add_service(members);
-            tokio::spawn(rpc::serve(listener, services, std::future::pending()));
+            tokio::spawn(rpc::serve(listener, None, services, std::future::pending()));
             Ok::<_, StartError>(membership)
         })?;
         let node = Node {

@@ -231,7 +231,7 @@ impl Nodes {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             directory.set(NodeId(id), listener.local_addr().unwrap().to_string());
             let services = Routes::new(registry.service(&guard));
-            tokio::spawn(rpc::serve(listener, services, std::future::pending()));
+            tokio::spawn(rpc::serve(listener, None, services, std::future::pending()));
             RaftGroup::start(parts).await.unwrap()
         });
         let node = Node {
