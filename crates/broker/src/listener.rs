@@ -22,7 +22,7 @@ use crate::opening;
 use crate::peer::{Peer, Transport};
 use crate::stream::Stream;
 use crate::tls::{self, ClientCertificate};
-use crate::{connection, task};
+use crate::{clock, connection, task};
 
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,6 +338,16 @@ async fn open_mqtt(node: &Shared, incoming: Incoming) -> Option<Opened> {
                 return None;
             }
         }
+    }
+    let is_banned = {
+        let policy = node.cluster.policy();
+        let policy = policy.borrow();
+        policy.address_ban(remote.ip(), clock::wall_ms()).is_some()
+    };
+    if is_banned {
+        metrics.refused_banned.increment(1);
+        debug!(%remote, "the address is banned");
+        return None;
     }
     if exceeded.is_none() {
         exceeded = node.rates.admit_address(remote.ip(), opened_at).err();
