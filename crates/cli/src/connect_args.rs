@@ -9,6 +9,7 @@ use magpie_client::{Error, Options};
 use magpie_codec::{ProtocolVersion, QoS, ReasonCode, Text, TopicName, Will};
 
 use crate::property::Properties;
+use crate::tls_args::TlsArgs;
 
 /// Where to connect and as whom; named as in `mosquitto_pub` and `mosquitto_sub`.
 #[derive(Args, Debug)]
@@ -16,9 +17,11 @@ pub(crate) struct ConnectArgs {
     /// The server's host name or address
     #[arg(short = 'h', long, default_value = "localhost", value_name = "HOST")]
     pub(crate) host: String,
-    /// The server's port
-    #[arg(short = 'p', long, default_value_t = 1883)]
-    pub(crate) port: u16,
+    /// The server's port; 1883 when left out, or 8883 with TLS
+    #[arg(short = 'p', long)]
+    pub(crate) port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Client identifier; made up when left out
     #[arg(
         short = 'i',
@@ -121,8 +124,15 @@ impl ConnectArgs {
             will: self.will(properties)?,
             properties: connect,
             connect_timeout: self.connect_timeout,
-            ..Options::new(self.host.clone(), self.port)
+            tls: self.tls.tls()?,
+            ..Options::new(self.host.clone(), self.port())
         })
+    }
+
+    /// The server's port.
+    pub(crate) fn port(&self) -> u16 {
+        let usual = if self.tls.is_on() { 8883 } else { 1883 };
+        self.port.unwrap_or(usual)
     }
 
     fn will(&self, properties: &Properties) -> anyhow::Result<Option<Will>> {

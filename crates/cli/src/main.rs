@@ -13,6 +13,7 @@ mod property;
 mod pub_cmd;
 mod start;
 mod sub_cmd;
+mod tls_args;
 
 use std::process::ExitCode;
 

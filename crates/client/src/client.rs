@@ -393,13 +393,15 @@ fn end_reason(ended: &OnceLock<Error>) -> Error {
 }
 
 async fn handshake(options: &Options) -> Result<(Connection, ConnAck), Error> {
-    let address = || (options.host.as_str(), options.port);
-    let mut connection = Connection::open(address(), options.version)
-        .await
-        .map_err(|cause| Error::Connect {
-            address: self::address(options),
-            cause: Arc::new(cause),
-        })?;
+    let address = (options.host.as_str(), options.port);
+    let opened = match &options.tls {
+        None => Connection::open(address, options.version).await,
+        Some(tls) => Connection::open_tls(tls, address, options.version).await,
+    };
+    let mut connection = opened.map_err(|cause| Error::Connect {
+        address: self::address(options),
+        cause: Arc::new(cause),
+    })?;
     connection
         .send(&Packet::Connect(Box::new(options.to_connect())))
         .await?;

@@ -1,5 +1,6 @@
 //! A network connection that carries packets and knows nothing of what they mean.
 
+use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
 
@@ -7,14 +8,12 @@ use bytes::{Buf, BytesMut};
 use magpie_codec::{
     DecodeError, Decoder, EncodeError, Limits, Packet, ProtocolVersion, VARIABLE_INT_MAX, encode,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
-use crate::Error;
+use crate::{Error, Tls};
 
 /// Packets in and packets out, for tests of the protocol: no rule about their order or their identifiers is kept here.
-#[derive(Debug)]
 pub struct Connection {
     pub(crate) reader: PacketReader,
     pub(crate) writer: PacketWriter,
@@ -27,7 +26,30 @@ impl Connection {
     /// What the operating system says.
     pub async fn open(address: impl ToSocketAddrs, version: ProtocolVersion) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        Self::new(stream, Decoder::client(version, limits()), Some(version))
+        Self::tcp(stream, Decoder::client(version, limits()), Some(version))
+    }
+
+    /// The same over TLS, with a server that has a certificate for this host.
+    ///
+    /// # Errors
+    /// What the operating system or the handshake says.
+    pub async fn open_tls(
+        tls: &Tls,
+        (host, port): (&str, u16),
+        version: ProtocolVersion,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let (read_half, write_half) = split(tls.handshake(host, stream).await?);
+        let decoder = Decoder::client(version, limits());
+        let mut this = Self::new(
+            Box::new(read_half),
+            Box::new(write_half),
+            decoder,
+            Some(version),
+        );
+        this.writer.has_own_buffer = true;
+        Ok(this)
     }
 
     /// The server's end of a connection, for a scripted peer. It speaks the version of the CONNECT that it receives.
@@ -35,17 +57,31 @@ impl Connection {
     /// # Errors
     /// What the operating system says.
     pub fn accepted(stream: TcpStream) -> io::Result<Self> {
-        Self::new(stream, Decoder::server(limits()), None)
+        Self::tcp(stream, Decoder::server(limits()), None)
     }
 
-    fn new(
+    fn tcp(
         stream: TcpStream,
         decoder: Decoder,
         version: Option<ProtocolVersion>,
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (read_half, write_half) = stream.into_split();
-        Ok(Self {
+        Ok(Self::new(
+            Box::new(read_half),
+            Box::new(write_half),
+            decoder,
+            version,
+        ))
+    }
+
+    fn new(
+        read_half: Box<dyn AsyncRead + Send + Unpin>,
+        write_half: Box<dyn AsyncWrite + Send + Unpin>,
+        decoder: Decoder,
+        version: Option<ProtocolVersion>,
+    ) -> Self {
+        Self {
             reader: PacketReader {
                 half: read_half,
                 decoder,
@@ -56,8 +92,10 @@ impl Connection {
                 version,
                 packet_bytes_max: None,
                 buf: BytesMut::new(),
+                has_own_buffer: false,
+                is_unflushed: false,
             },
-        })
+        }
     }
 
     /// Sends a packet, and what was [queued](Self::queue) before it.
@@ -117,10 +155,15 @@ impl Connection {
     }
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
 /// The receiving half.
-#[derive(Debug)]
 pub(crate) struct PacketReader {
-    half: OwnedReadHalf,
+    half: Box<dyn AsyncRead + Send + Unpin>,
     decoder: Decoder,
     buf: BytesMut,
 }
@@ -154,14 +197,16 @@ impl PacketReader {
 }
 
 /// The sending half. Its buffer is bounded by who queues.
-#[derive(Debug)]
 pub(crate) struct PacketWriter {
-    half: OwnedWriteHalf,
+    half: Box<dyn AsyncWrite + Send + Unpin>,
     /// `None`: a scripted server that has not heard CONNECT yet.
     version: Option<ProtocolVersion>,
     /// The other end's Maximum Packet Size.
     pub(crate) packet_bytes_max: Option<NonZeroU32>,
     buf: BytesMut,
+    /// What was written may wait in the half itself: TLS.
+    has_own_buffer: bool,
+    is_unflushed: bool,
 }
 
 impl PacketWriter {
@@ -171,7 +216,7 @@ impl PacketWriter {
     }
 
     pub(crate) fn has_queued(&self) -> bool {
-        !self.buf.is_empty()
+        !self.buf.is_empty() || self.is_unflushed
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {
@@ -180,11 +225,17 @@ impl PacketWriter {
 
     /// Waits until the socket took some of what is queued. Loses nothing when cancelled.
     pub(crate) async fn write_some(&mut self) -> io::Result<()> {
+        if self.buf.is_empty() {
+            self.half.flush().await?;
+            self.is_unflushed = false;
+            return Ok(());
+        }
         let written = self.half.write(&self.buf).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.buf.advance(written);
+        self.is_unflushed = self.has_own_buffer;
         Ok(())
     }
 

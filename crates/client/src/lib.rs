@@ -11,9 +11,11 @@ mod error;
 mod inflight;
 mod options;
 mod receiving;
+mod tls;
 
 pub use client::{Client, Handle, Pending};
 pub use connection::Connection;
 pub use error::{Error, reason_in_words};
 pub use options::{Acknowledge, Options};
 pub use receiving::Incoming;
+pub use tls::{Tls, Trust};

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use magpie_codec::{Connect, ConnectProperties, ProtocolVersion, Text, Will};
 
+use crate::Tls;
+
 /// Where to connect, as whom, and how.
 ///
 /// `Debug` does not show the password.
@@ -14,6 +16,8 @@ pub struct Options {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// Over TLS; default none: plain TCP.
+    pub tls: Option<Tls>,
     /// The protocol version; default 5.0.
     pub version: ProtocolVersion,
     /// Client Identifier; default empty, so that the server makes one up.
@@ -30,7 +34,7 @@ pub struct Options {
     pub will: Option<Will>,
     /// Session expiry, Receive Maximum and the other properties; not sent before version 5.
     pub properties: ConnectProperties,
-    /// How long host lookup, TCP and CONNACK may take together; default 10 s.
+    /// How long host lookup, TCP, TLS and CONNACK may take together; default 10 s.
     pub connect_timeout: Duration,
     /// Who acknowledges incoming messages; default [`Acknowledge::Automatically`].
     pub acknowledge: Acknowledge,
@@ -55,6 +59,7 @@ impl Options {
         Self {
             host: host.into(),
             port,
+            tls: None,
             version: ProtocolVersion::V5,
             client_id: Text::default(),
             clean_start: true,
