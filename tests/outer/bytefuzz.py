@@ -7,14 +7,17 @@
 Conversations of valid packets of both versions are mutated: bits flipped, cut, doubled, spliced, lengths that lie, random bytes; and
 sent whole, in pieces, or with CONNECT as it should be; over TCP, inside of WebSocket frames, and in place of a WebSocket's handshake, of its
 frames and of TLS. Beside them a writer publishes at QoS 1 to a session that sleeps every now
-and then: whatever was acknowledged must be there at the end. A seed repeats the bytes, not the node's timing.
+and then: whatever was acknowledged must be there at the end. Configuration files are mutated, too, and checked. A seed repeats the bytes, not the node's timing.
 """
 
 import argparse
+import os
 import random
 import signal
 import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,7 +56,48 @@ def main():
     seconds = 60 * arguments.minutes / arguments.seeds
     for seed in range(suite.seed, suite.seed + arguments.seeds):
         suite.step(f"seed {seed}, {seconds:.0f} s", fuzz, arguments.magpie, seed, seconds)
+    suite.step("configuration files", configurations, arguments.magpie, suite.random)
     return suite.end()
+
+
+def configurations(magpie, source):
+    """Each is good or has problems, which are told; none ends the check in another way."""
+    codes, environment = {}, {"MAGPIE_CLUSTER_SECRET": "0123456789abcdef" * 4, "PATH": os.environ["PATH"]}
+    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+        for number in range(CONFIGURATIONS):
+            lines = CONFIGURATION.splitlines(keepends=True)
+            text = CONFIGURATION if number == 0 else b"".join(mutated(source, lines))
+            Path(file.name).write_bytes(text)
+            ended = subprocess.run([magpie, "check-config", "--config", file.name], stdin=subprocess.DEVNULL, capture_output=True, timeout=20,
+                                   env=environment)
+            codes[ended.returncode] = codes.get(ended.returncode, 0) + 1
+            check(ended.returncode in (0, 1) and b"panicked" not in ended.stderr, f"ended with {ended.returncode} for {text!r}: {ended.stderr[-500:]}")
+            check(ended.returncode == 0 or number > 0, f"the one without a mistake: {ended.stderr}")
+            check(ended.returncode == 0 or ended.stderr.strip(), f"not told what is wrong with {text!r}")
+    return f"{codes.get(0, 0)} good, {codes.get(1, 0)} with problems"
+
+
+CONFIGURATIONS = 200
+CONFIGURATION = b"""node_name = "one"
+seeds = ["a:7883", "b:7883"]
+partitions = 8
+proxy_protocol = true
+allow_anonymous = false
+log_format = "json"
+mqtt_listen = "127.0.0.1:1883"
+
+[connection]
+write_buffer = "256KiB"
+
+[session]
+connect_timeout = "10s"
+receive_maximum = 256
+session_expiry_max = "7days"
+
+[cluster]
+heartbeat = "200ms"
+retention = [{ filter = "telemetry/#", age = "1h", bytes = "1GiB" }, { filter = "a/+", age = '10m' }]
+"""
 
 
 def fuzz(magpie, seed, seconds):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 # Name and time limit in seconds.
-SUITES = {"interop": 660, "messenger": 420, "faults": 600, "durable": 600, "shares": 600, "attacks": 600, "bytefuzz": 120, "failpoints": 480, "rare": 480, "compose": 2400}
+SUITES = {"interop": 660, "messenger": 420, "faults": 600, "durable": 600, "shares": 600, "attacks": 600, "bytefuzz": 240, "failpoints": 480, "rare": 480, "compose": 2400}
 
 
 def main():
