@@ -36,6 +36,7 @@ use crate::node::{HalfOpen, Shared};
 use crate::peer::Peer;
 use crate::permit::Permit;
 use crate::publish::{Publisher, Submitting};
+use crate::rate::{Rate, RatePolicy};
 use crate::read::Reading;
 use crate::retained::Retained;
 use crate::shared::is_shared;
@@ -124,6 +125,8 @@ struct Driver {
     proving: Option<Box<Proving>>,
     /// Once it was let in.
     permit: Option<Box<Permit>>,
+    /// If its rate is bounded.
+    rate: Option<Box<Rate>>,
     socket: Stream,
     decoder: Decoder,
     session: session::Connection,
@@ -185,6 +188,7 @@ impl Driver {
             refusal,
             proving: None,
             permit: None,
+            rate: node.config.session.rate(now),
             socket: stream,
             decoder: Decoder::server(node.decoder_limits),
             session: session::Connection::new(Arc::clone(&node.limits), random_id(), opened_at),
@@ -226,8 +230,8 @@ impl Driver {
             self.end_burst();
             has_progress |= self.poll_submitting(cx);
             has_progress |= self.poll_flush(cx, now);
-            self.session
-                .set_reading_paused(self.submitting.is_some(), now);
+            let is_paused = self.submitting.is_some() || self.throttled_until(now).is_some();
+            self.session.set_reading_paused(is_paused, now);
             if let Some(end) = self.end.take() {
                 return Poll::Ready(end);
             }
@@ -272,7 +276,7 @@ impl Driver {
         if self.end.is_some() || self.submitting.is_some() || !self.has_room() {
             return false;
         }
-        if !self.session.wants_packets() {
+        if !self.session.wants_packets() || self.throttled_until(now).is_some() {
             return false;
         }
         if self.is_stalled {
@@ -323,13 +327,16 @@ impl Driver {
     fn decode(&mut self, buffer: &mut BytesMut, now: Instant) {
         self.is_stalled = false;
         while self.end.is_none() {
-            if !self.session.wants_packets() {
+            if !self.session.wants_packets() || self.throttled_until(now).is_some() {
                 self.is_stalled = !buffer.is_empty();
                 return;
             }
             match self.decoder.decode(buffer) {
                 Ok(Some(packet)) => {
                     self.note_packet(&packet);
+                    if self.is_too_fast(&packet, now) {
+                        return self.evict(Eviction::RateTooHigh, now);
+                    }
                     self.session.handle_packet(packet, now);
                 }
                 Ok(None) => return,
@@ -337,6 +344,22 @@ impl Driver {
             }
             self.drain(now);
         }
+    }
+
+    /// Counts a message towards the client's rate; true if its connection is to end for it.
+    fn is_too_fast(&mut self, packet: &Packet, now: Instant) -> bool {
+        let (Some(rate), Packet::Publish(publish)) = (&mut self.rate, packet) else {
+            return false;
+        };
+        if rate.count(publish.payload.len(), now) {
+            return false;
+        }
+        self.node.metrics.rate_exceeded.increment(1);
+        rate.policy == RatePolicy::Disconnect
+    }
+
+    fn throttled_until(&self, now: Instant) -> Option<Instant> {
+        self.rate.as_ref()?.paused_until(now)
     }
 
     fn note_packet(&mut self, packet: &Packet) {
@@ -430,6 +453,7 @@ impl Driver {
             .into_iter()
             .chain(self.idle_check_at)
             .chain(expires_at)
+            .chain(self.throttled_until(now))
             .min();
         self.timer.poll(cx, next_at, now)
     }

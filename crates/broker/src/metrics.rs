@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) sent: PerQoS,
     pub(crate) dropped: Dropped,
     pub(crate) publishes_denied: Counter,
+    pub(crate) rate_exceeded: Counter,
     pub(crate) mailbox_overflows: Counter,
     pub(crate) retain_ignored: Counter,
     pub(crate) retained_replaced: Counter,
@@ -105,6 +106,7 @@ impl Metrics {
             ),
             dropped: Dropped::register(),
             publishes_denied: counter!("magpie_publishes_denied_total"),
+            rate_exceeded: counter!("magpie_publish_rate_exceeded_total"),
             mailbox_overflows: counter!("magpie_mailbox_overflows_total"),
             retain_ignored: counter!("magpie_retain_ignored_total"),
             retained_replaced: counter!("magpie_retained_replaced_total"),
@@ -286,6 +288,10 @@ fn describe() {
     describe_counter!(
         "magpie_publishes_denied_total",
         "Messages of clients that no rule allows them to publish."
+    );
+    describe_counter!(
+        "magpie_publish_rate_exceeded_total",
+        "Times that a client published faster than it may, and was held back or closed."
     );
     describe_counter!(
         "magpie_mailbox_overflows_total",

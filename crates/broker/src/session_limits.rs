@@ -1,6 +1,6 @@
 //! What one client may ask of this node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use magpie_codec::{QoS, Text};
@@ -8,6 +8,7 @@ use magpie_session::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Problem;
+use crate::rate::{Rate, RatePolicy};
 
 /// Bytes of a text that CONNACK or DISCONNECT tells.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -49,6 +50,12 @@ pub struct SessionConfig {
     pub max_filters_per_packet: u16,
     /// SUBSCRIBE and UNSUBSCRIBE packets of one client that may be unanswered; then it is not read. At least 1. Default 16.
     pub max_pending_subscribes: u16,
+    /// PUBLISH packets per second of one client; what one second brings may come at once. 0: no bound. Default 0.
+    pub publish_rate: u32,
+    /// Payload bytes per second of one client, likewise. 0: no bound. Default 0B.
+    pub publish_bytes_rate: ByteSize,
+    /// What happens to a client that publishes faster: `throttle`, it is not read until it may go on; or `disconnect` (0x96). Default throttle.
+    pub publish_rate_policy: RatePolicy,
     /// Levels in a Topic Name or Topic Filter, 1 to 128. Default 128.
     pub topic_levels: u16,
     /// Topic Aliases that a version 5 client may set. Default 32.
@@ -83,6 +90,9 @@ impl Default for SessionConfig {
             max_subscriptions_per_client: limits.subscriptions_max,
             max_filters_per_packet: limits.filters_per_packet_max,
             max_pending_subscribes: limits.subscribes_pending_max,
+            publish_rate: 0,
+            publish_bytes_rate: ByteSize::b(0),
+            publish_rate_policy: RatePolicy::Throttle,
             topic_levels: limits.topic_levels_max,
             topic_alias_max: limits.topic_aliases_in_max,
             topic_alias_out_max: limits.topic_aliases_out_max,
@@ -95,6 +105,12 @@ impl Default for SessionConfig {
 }
 
 impl SessionConfig {
+    /// What one connection's rate is measured with, if it is bounded.
+    pub(crate) fn rate(&self, now: Instant) -> Option<Box<Rate>> {
+        let policy = self.publish_rate_policy;
+        Rate::new(self.publish_rate, self.publish_bytes_rate, policy, now)
+    }
+
     /// What cannot be right.
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
         let mut check = |key: &str, holds: bool, what: &str| {

@@ -9,6 +9,7 @@ mod cluster {
     mod load;
     mod messages;
     mod nodes;
+    mod rights;
     mod sessions;
     mod sys_topics;
 }

@@ -38,6 +38,8 @@ pub(crate) struct List {
 #[derive(Serialize)]
 pub(crate) struct Client {
     id: String,
+    user: Option<String>,
+    authenticated_by: &'static str,
     remote: String,
     version: String,
     connected_at_ms: u64,
@@ -119,6 +121,8 @@ impl From<&ClientInfo> for Client {
             .unwrap_or_default();
         Self {
             id: info.client.to_string(),
+            user: info.username.clone(),
+            authenticated_by: info.authenticated_by,
             remote: info.remote.to_string(),
             version: info.version.to_string(),
             connected_at_ms: u64::try_from(connected_at.as_millis()).unwrap_or(u64::MAX),

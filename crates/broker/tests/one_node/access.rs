@@ -389,3 +389,27 @@ async fn retained_messages_follow_the_rules() {
     assert_eq!(suback.reasons, [DENIED]);
     ann.hears_nothing().await;
 }
+
+/// A client that is too fast is not read, or goes; others do not notice.
+#[tokio::test]
+async fn a_client_is_held_to_its_rate() {
+    let node = TestNode::start_with(|config| config.session.publish_rate = 50).await;
+    let mut fast = TestClient::connect(node.address, "fast").await;
+    let began = Instant::now();
+    for _ in 0..100 {
+        fast.send_publish("a", QoS::AtMostOnce, "x").await;
+    }
+    fast.publish("a", QoS::AtLeastOnce, "last").await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(900), "{took:?}");
+    let node = TestNode::start_with(|config| {
+        config.session.publish_rate = 50;
+        config.session.publish_rate_policy = magpie_broker::RatePolicy::Disconnect;
+    })
+    .await;
+    let mut fast = TestClient::connect(node.address, "fast").await;
+    for _ in 0..60 {
+        fast.send_publish("a", QoS::AtMostOnce, "x").await;
+    }
+    assert_eq!(fast.closed_with().await, ReasonCode::MessageRateTooHigh);
+}

@@ -35,6 +35,10 @@ struct Client {
     #[serde(default)]
     node: String,
     id: String,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    authenticated_by: String,
     remote: String,
     version: String,
     connected_at_ms: u64,
@@ -74,6 +78,7 @@ impl ClientsArgs {
         }
         let mut table = Table::new(&[
             "CLIENT",
+            "USER",
             "NODE",
             "REMOTE",
             "MQTT",
@@ -85,6 +90,7 @@ impl ClientsArgs {
         for client in &clients {
             table.row([
                 &client.id,
+                &client.user.as_deref().unwrap_or("-"),
                 &client.node,
                 &client.remote,
                 &client.version,
