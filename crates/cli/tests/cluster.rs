@@ -5,6 +5,7 @@
 
 mod cluster {
     mod access;
+    mod enforced;
     mod faults;
     mod load;
     mod messages;

@@ -178,6 +178,18 @@ fn bans_that_are_over_are_taken_away_with_the_next_change() {
 }
 
 #[test]
+fn a_ban_that_is_over_before_it_begins_is_none() {
+    let mut tables = Tables::default();
+    let mut touched = Vec::new();
+    let over = tables.apply(ban("client:a", Some(5), 5), &mut touched);
+    assert_eq!((over, touched.len()), (Ok(Changed::Done), 0));
+    // It takes the place of one that holds.
+    apply(&mut tables, ban("client:a", None, 0)).unwrap();
+    apply(&mut tables, ban("client:a", Some(5), 5)).unwrap();
+    assert_eq!(tables.snapshot().ban_count(), 0);
+}
+
+#[test]
 fn a_snapshot_does_not_change_and_pages_are_in_order() {
     let mut tables = Tables::default();
     for number in 0..100 {
