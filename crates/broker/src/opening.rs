@@ -23,6 +23,9 @@ use crate::websocket::WebSocket;
 /// What TLS may keep of our bytes until the socket takes them; beyond it, they stay with the connection.
 const TLS_BYTES_MAX: usize = 32 * 1024;
 
+/// What a usual request for an upgrade needs.
+const REQUEST_BYTES: usize = 512;
+
 /// Of a PROXY header, what is looked at in one go.
 const PEEK_BYTES: usize = 512;
 
@@ -135,14 +138,15 @@ pub(crate) async fn open(
     let mut stream = match transport {
         Transport::Tcp | Transport::Ws => Stream::Tcp(socket),
         Transport::Tls | Transport::Wss => {
-            let stream = handshake(node, socket, is_websocket).await?;
+            // Boxed, so that who says nothing does not have the room for it.
+            let stream = Box::pin(handshake(node, socket, is_websocket)).await?;
             peer.certificate = certificate(&stream).map(Arc::new);
             Stream::Tls(Box::new(stream))
         }
     };
     if is_websocket {
         let config = &node.config.websocket;
-        upgrade(&mut stream, config).await?;
+        Box::pin(upgrade(&mut stream, config)).await?;
         let web_socket = WebSocket::new(stream, config.max_frame_size.as_u64());
         stream = Stream::Ws(Box::new(web_socket));
     }
@@ -176,12 +180,18 @@ async fn upgrade(stream: &mut Stream, config: &WebSocketConfig) -> Result<(), Er
         path: &config.path,
         origins: &config.origins,
     };
-    let mut request = Vec::new();
+    let mut request = Vec::with_capacity(REQUEST_BYTES);
     let verdict = loop {
         if let Some(verdict) = upgrade::answer(&request, rules) {
             break verdict;
         }
-        let mut more = (&mut *stream).take((HEAD_BYTES_MAX - request.len()) as u64);
+        // No more than twice what came: nobody gets the room of a long request for a short one.
+        if request.len() == request.capacity() {
+            let most = HEAD_BYTES_MAX - request.len();
+            request.reserve_exact(request.len().max(REQUEST_BYTES).min(most));
+        }
+        let room = request.capacity() - request.len();
+        let mut more = (&mut *stream).take(room as u64);
         match more.read_buf(&mut request).await {
             Ok(0) | Err(_) => return Err(Error::Ended),
             Ok(_) => {}

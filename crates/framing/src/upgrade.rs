@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sha1::{Digest as _, Sha1};
 
 /// A request or an answer may be so long.
-pub const HEAD_BYTES_MAX: usize = 8192;
+pub const HEAD_BYTES_MAX: usize = 6144;
 
 /// And have so many header fields.
 const FIELDS_MAX: usize = 64;
