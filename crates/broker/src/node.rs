@@ -188,6 +188,7 @@ impl Node {
             .listening
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = listening;
+        self.warn_of_closed_doors();
         info!(
             mqtt = ?listening.mqtt, plain = ?listening.plain, mqtts = ?listening.mqtts, ws = ?listening.ws, wss = ?listening.wss,
             "listening"
@@ -218,6 +219,24 @@ impl Node {
                     );
                 }
             }
+        }
+    }
+
+    /// Tells operators who wonder why nobody can connect.
+    fn warn_of_closed_doors(&self) {
+        let config = &self.shared.config;
+        let addresses = config.listener.addresses();
+        let is_public = |(_, address): &(_, Option<SocketAddr>)| {
+            address.is_some_and(|address| !address.ip().is_loopback())
+        };
+        if config.listener.allow_anonymous.is_none()
+            && addresses.iter().any(is_public)
+            && !config.auth.has_authenticators()
+            && !self.shared.access.policy().has_users()
+        {
+            warn!(
+                "there are no users yet: nobody can connect from elsewhere until there is one (magpie ctl user add), or allow_anonymous is set"
+            );
         }
     }
 

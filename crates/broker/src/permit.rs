@@ -26,6 +26,8 @@ pub(crate) struct Permit {
     /// Of its Will Message.
     will_topic: Option<TopicName>,
     expires_at: Option<Instant>,
+    /// The rules have changed since all SUBSCRIBEs that wait were asked about.
+    has_other_rules: bool,
 }
 
 impl Permit {
@@ -38,6 +40,7 @@ impl Permit {
             asked: HashMap::default(),
             will_topic: None,
             expires_at,
+            has_other_rules: false,
         }
     }
 
@@ -85,6 +88,14 @@ impl Permit {
                 .may_subscribe(&self.identity.subject, filter.filter())
     }
 
+    /// Whether subscriptions that were asked about are to be looked at again; `is_last`: none waits any more.
+    pub(crate) fn must_look_again(&mut self, access: &Access, is_last: bool) -> bool {
+        self.follow(access);
+        let must = self.has_other_rules && !self.is_open;
+        self.has_other_rules &= !is_last;
+        must
+    }
+
     /// Notes where its will is to go. False if it may not.
     pub(crate) fn leave_will(&mut self, access: &Access, topic: &TopicName) -> bool {
         let topic = topic.compact();
@@ -115,6 +126,7 @@ impl Permit {
     fn adopt(&mut self, policy: Arc<Policy>) {
         self.is_open = is_open(&self.identity, &policy);
         self.policy = policy;
+        self.has_other_rules = true;
         self.asked.clear();
     }
 }

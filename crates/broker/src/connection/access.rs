@@ -227,7 +227,17 @@ impl Driver {
         denied
     }
 
-    /// The rules have changed, or a subscription was granted under older ones: whoever has one that it may not have any more goes.
+    /// A SUBSCRIBE was answered as it was asked about: perhaps under older rules.
+    pub(super) fn check_subscribed(&mut self, now: Instant) {
+        let is_last = self.subscribing.is_idle();
+        let access = &self.node.access;
+        let permit = self.permit.as_mut();
+        if permit.is_some_and(|permit| permit.must_look_again(access, is_last)) {
+            self.check_subscriptions(now);
+        }
+    }
+
+    /// The rules have changed: whoever has a subscription that it may not have any more goes.
     pub(super) fn check_subscriptions(&mut self, now: Instant) {
         let (Some(permit), Some(session), None) =
             (&mut self.permit, self.session.session(), &self.end)

@@ -499,8 +499,7 @@ impl Driver {
                     retained.want(part, unsettled);
                 }
                 self.settle_retained();
-                // It was asked for under the rules of then.
-                self.check_subscriptions(now);
+                self.check_subscribed(now);
             }
             Next::Noted => {}
             Next::TakenOver => self.session.handle_close(Eviction::TakenOver, now),

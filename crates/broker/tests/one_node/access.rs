@@ -250,8 +250,14 @@ async fn the_banned_go_and_do_not_come_back() {
         node.change(add).await;
         let reason = ann.closed_with().await;
         assert_eq!(reason, ReasonCode::AdministrativeAction, "{target}");
-        let banned = refusal(&node, "phone", Greeting::user("ann", "ann")).await;
-        assert_eq!(banned, ReasonCode::Banned, "{target}");
+        if matches!(target, BanTarget::Network(_)) {
+            // Closed before anything is read.
+            let mut banned = TestClient::open(node.address).await;
+            assert!(banned.try_receive().await.is_none());
+        } else {
+            let banned = refusal(&node, "phone", Greeting::user("ann", "ann")).await;
+            assert_eq!(banned, ReasonCode::Banned, "{target}");
+        }
         node.change(Change::RemoveBan { target, now_ms: 1 }).await;
     }
     // One that is over.
@@ -412,4 +418,48 @@ async fn a_client_is_held_to_its_rate() {
         fast.send_publish("a", QoS::AtMostOnce, "x").await;
     }
     assert_eq!(fast.closed_with().await, ReasonCode::MessageRateTooHigh);
+}
+
+/// How long it takes to look at 100,000 subscriptions, and what others notice of it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn many_subscriptions_are_looked_at_beside_the_traffic() {
+    let node = with_users().await;
+    let all = node.allow("a/#").await;
+    let other = node.allow("b/#").await;
+    let mut readers = Vec::new();
+    for number in 0..10 {
+        let mut reader = connect(&node, &format!("reader-{number}"), "ann").await;
+        for packet in 0..10 {
+            let filters: Vec<_> = (0..1000)
+                .map(|filter| format!("a/{number}/{packet}/{filter}"))
+                .collect();
+            let filters: Vec<_> = filters.iter().map(String::as_str).collect();
+            let suback = reader.say_subscribe(&filters, SubscriptionOptions::default());
+            assert!(suback.await.reasons.iter().all(|it| !it.is_error()));
+        }
+        readers.push(reader);
+    }
+    let mut canary = connect(&node, "canary", "bob").await;
+    let mut ping = async || {
+        let began = Instant::now();
+        canary.send(&Packet::PingReq).await;
+        assert_eq!(canary.receive().await, Packet::PingResp);
+        began.elapsed()
+    };
+    let quiet = ping().await;
+    // All are looked at, and none goes.
+    node.remove_rule(other).await;
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(2) {
+        slowest = slowest.max(ping().await);
+    }
+    println!("ping: {quiet:?}; while 100,000 subscriptions are looked at: at most {slowest:?}");
+    let began = Instant::now();
+    node.remove_rule(all).await;
+    for reader in &mut readers {
+        assert_eq!(reader.closed_with().await, DENIED);
+    }
+    println!("all of them ended after {:?}", began.elapsed());
 }
