@@ -432,6 +432,8 @@ async fn many_subscriptions_are_looked_at_beside_the_traffic() {
     let node = with_users().await;
     let all = node.allow("a/#").await;
     let other = node.allow("b/#").await;
+    // Without any rule everything would be allowed.
+    node.allow("c/#").await;
     let mut readers = Vec::new();
     for number in 0..10 {
         let mut reader = connect(&node, &format!("reader-{number}"), "ann").await;
