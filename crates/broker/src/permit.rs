@@ -10,6 +10,7 @@ use magpie_auth::Identity;
 use magpie_codec::{TopicFilter, TopicName};
 
 use crate::access::Access;
+use crate::sys_topics;
 
 /// Topics whose answer is kept; past it, all are forgotten.
 const ASKED_MAX: usize = 256;
@@ -60,8 +61,12 @@ impl Permit {
         self.expires_at
     }
 
-    /// Whether it may publish to a topic. Where there are no rules, one comparison.
+    /// Whether it may publish to a topic. Where there are no rules, some comparisons. What nodes tell in `$SYS/` comes from them alone (section
+    /// 4.7.2).
     pub(crate) fn may_publish(&mut self, access: &Access, topic: &TopicName) -> bool {
+        if sys_topics::is_reserved(topic) {
+            return false;
+        }
         self.follow(access);
         if self.is_open {
             return true;

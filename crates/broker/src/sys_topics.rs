@@ -57,6 +57,11 @@ impl SysTopicsConfig {
     }
 }
 
+/// Whether only nodes publish there.
+pub(crate) fn is_reserved(topic: &TopicName) -> bool {
+    topic.as_str().starts_with("$SYS/")
+}
+
 /// Publishes until the node stops.
 pub(crate) async fn run(node: Arc<Shared>) {
     let interval = node.config.sys_topics.interval;

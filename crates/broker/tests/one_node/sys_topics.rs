@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use magpie_codec::QoS;
+use magpie_codec::{Packet, QoS, ReasonCode};
 
 use crate::client::{TestClient, text};
 use crate::node::TestNode;
@@ -27,4 +27,16 @@ async fn who_subscribes_is_told_soon_and_who_subscribes_to_everything_is_not() {
     assert!(told["$SYS/broker/uptime"].ends_with(" seconds"));
     assert_eq!(told["$SYS/broker/nodes/count"], "1");
     everything.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn no_client_speaks_for_the_nodes() {
+    let node = TestNode::start().await;
+    let mut liar = TestClient::connect(node.address, "liar").await;
+    liar.send_publish("$SYS/broker/uptime", QoS::AtLeastOnce, "0 seconds")
+        .await;
+    let Packet::PubAck(ack) = liar.receive().await else {
+        panic!("no PUBACK")
+    };
+    assert_eq!(ack.reason, ReasonCode::NotAuthorized);
 }
