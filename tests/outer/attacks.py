@@ -255,9 +255,11 @@ def huge_connect(target):
 
 
 def unfinished_connect(target):
-    """100 connections send nearly the largest packet before anybody knows who they are."""
-    packet = connect("unfinished", properties=packets.user_property("p", b"x" * 65_000) * 16)
-    liars = [Raw(target.port) for _ in range(100)]
+    """1,000 connections send nearly the largest CONNECT before anybody knows who they are; a larger one is refused at once."""
+    larger = Raw(target.port, connect("larger", properties=packets.user_property("p", b"x" * 65_000)))
+    check(larger.until_closed(5)[0] is not None, "a CONNECT of more than session.max_connect_size is waited for")
+    packet = connect("unfinished", properties=packets.user_property("p", b"x" * 60_000))
+    liars = [Raw(target.port) for _ in range(1000)]
     for liar in liars:
         liar.send(packet[:-1000])
     time.sleep(1)
@@ -666,8 +668,8 @@ ATTACKS = [
     Attack("1,000 half-open connections over WebSocket", half_open_over, 16, 8, transport="ws"),
     Attack("WebSocket frames", web_sockets, 16, 8, transport="ws"),
     Attack("CONNECT of a huge announced length", huge_connect, 16, 8),
-    # session.max_packet_size for each.
-    Attack("CONNECT of 1 MB that does not end", unfinished_connect, 128, 8),
+    # session.max_connect_size for each, and as much again for the buffer it comes in.
+    Attack("CONNECT of 60 kB that does not end", unfinished_connect, 160, 8),
     Attack("CONNECT dripped byte by byte", dripped_connect, 8, 8),
     Attack("60,000 user properties", user_properties, 16, 8),
     Attack("packets of a huge announced length", huge_packets, 16, 8),

@@ -125,7 +125,14 @@ impl FromStr for BanTarget {
             "network" => {
                 let (begin, bits) = what.split_once('/').ok_or_else(wrong)?;
                 let bits = bits.parse().map_err(|_| wrong())?;
-                Self::Network(Network::of(address(begin)?, bits).ok_or_else(wrong)?)
+                let begin = address(begin)?;
+                // As addresses are looked up: what is IPv4 in IPv6 is IPv4.
+                let (begin, bits) = match begin.to_canonical() {
+                    canonical if canonical == begin => (begin, bits),
+                    canonical if bits >= 96 => (canonical, bits - 96),
+                    _ => return Err(wrong()),
+                };
+                Self::Network(Network::of(begin, bits).ok_or_else(wrong)?)
             }
             _ => return Err(wrong()),
         };

@@ -75,7 +75,7 @@ impl Bucket {
         let since = now
             .saturating_duration_since(self.at)
             .min(Duration::from_secs(1));
-        self.at = now;
+        self.at = now.max(self.at);
         let rate = f64::from(self.per_second);
         self.tokens = (self.tokens + since.as_secs_f64() * rate).min(rate);
         if self.tokens < 1.0 {
@@ -120,7 +120,7 @@ impl Addresses {
 }
 
 /// Who has an address: of IPv6, everybody gets 64 bits of them.
-fn holder(address: IpAddr) -> IpAddr {
+pub(crate) fn holder(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);

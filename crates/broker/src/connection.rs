@@ -118,7 +118,7 @@ struct Driver {
     handle: Arc<Handle>,
     anonymity: Anonymity,
     /// Until CONNECT has come.
-    half_open: Option<HalfOpen>,
+    half_open: Option<Box<HalfOpen>>,
     /// What CONNECT is answered, whoever sends it.
     refusal: Option<ReasonCode>,
     /// While and after it authenticates by a method.
@@ -184,7 +184,7 @@ impl Driver {
         Self {
             handle: Arc::new(handle),
             anonymity,
-            half_open: Some(half_open),
+            half_open: Some(Box::new(half_open)),
             refusal,
             proving: None,
             permit: None,

@@ -61,6 +61,8 @@ pub struct ListenerConfig {
     /// Connections whose CONNECT has not come; one more is closed at once. Each may take `session.connect_timeout`, handshakes included.
     /// Default 10000.
     pub max_half_open: usize,
+    /// The same of each address of clients, so that no one takes all; IPv6 addresses count by their first 64 bits. Default 2500.
+    pub max_half_open_per_address: usize,
     /// New connections per second of this node, after a burst of as many. One more is closed; if it came over plain TCP and speaks MQTT 5.0, it is
     /// told 0x9F before. 0 is no bound. Default 0.
     pub max_connect_rate: u32,
@@ -85,6 +87,7 @@ impl Default for ListenerConfig {
             allow_anonymous: None,
             max_connections: 1_000_000,
             max_half_open: 10_000,
+            max_half_open_per_address: 2500,
             max_connect_rate: 0,
             max_connect_rate_per_address: 0,
         }
@@ -119,6 +122,7 @@ impl ListenerConfig {
         for (key, limit) in [
             ("max_connections", self.max_connections),
             ("max_half_open", self.max_half_open),
+            ("max_half_open_per_address", self.max_half_open_per_address),
         ] {
             if limit == 0 {
                 problems.push(Problem::new(key, "must be at least 1"));
@@ -131,10 +135,11 @@ impl ListenerConfig {
         }
     }
 
-    const fn anonymity(&self, address: SocketAddr) -> Anonymity {
+    const fn anonymity(&self, address: SocketAddr, has_proxy_header: bool) -> Anonymity {
         Anonymity {
             allowed: self.allow_anonymous,
-            is_loopback: address.ip().is_loopback(),
+            // A balancer in front makes it reachable for others.
+            is_loopback: address.ip().is_loopback() && !has_proxy_header,
         }
     }
 }
@@ -191,7 +196,7 @@ pub(crate) fn bind(config: &ListenerConfig) -> Result<(Vec<Listener>, Listening)
         let kind = Kind {
             transport,
             has_proxy_header,
-            anonymity: config.anonymity(address),
+            anonymity: config.anonymity(address, has_proxy_header),
         };
         listeners.push(Listener { socket, kind });
     }
@@ -261,12 +266,6 @@ fn accept(socket: TcpStream, remote: SocketAddr, kind: Kind, node: &Arc<Shared>)
         return;
     };
     metrics.connects.increment(1);
-    let exceeded = node.rates.admit(opened_at).err();
-    // Before a handshake that costs more than the connection.
-    if exceeded.is_some() && !can_be_told(kind.transport, node) {
-        metrics.refused_connect_rate.increment(1);
-        return;
-    }
     // Without it, small packets would wait for acknowledgements of earlier ones. Where it fails, the socket is broken already.
     let _ = socket.set_nodelay(true);
     let incoming = Incoming {
@@ -275,7 +274,6 @@ fn accept(socket: TcpStream, remote: SocketAddr, kind: Kind, node: &Arc<Shared>)
         kind,
         half_open,
         opened_at,
-        exceeded,
     };
     let node = Arc::clone(node);
     task::spawn(async move {
@@ -295,7 +293,6 @@ struct Incoming {
     kind: Kind,
     half_open: HalfOpen,
     opened_at: Instant,
-    exceeded: Option<Exceeded>,
 }
 
 /// A refused client is told why if that costs next to nothing.
@@ -324,9 +321,8 @@ async fn open_mqtt(node: &Shared, incoming: Incoming) -> Option<Opened> {
         mut socket,
         mut remote,
         kind,
-        half_open,
+        mut half_open,
         opened_at,
-        mut exceeded,
     } = incoming;
     let metrics = &node.metrics;
     if kind.has_proxy_header {
@@ -349,11 +345,16 @@ async fn open_mqtt(node: &Shared, incoming: Incoming) -> Option<Opened> {
         debug!(%remote, "the address is banned");
         return None;
     }
-    if exceeded.is_none() {
-        exceeded = node.rates.admit_address(remote.ip(), opened_at).err();
+    if !half_open.is_admitted(remote.ip()) {
+        metrics.refused_half_open_limit.increment(1);
+        debug!(%remote, "limit of half-open connections of an address reached");
+        return None;
     }
+    // Before a handshake that costs more than the connection. The address first: one that comes too often must not use up what the node admits.
+    let now = Instant::now();
+    let admitted = node.rates.admit_address(remote.ip(), now);
     let mut refusal = None;
-    if let Some(exceeded) = exceeded {
+    if let Err(exceeded) = admitted.and_then(|()| node.rates.admit(now)) {
         match exceeded {
             Exceeded::Node => metrics.refused_connect_rate.increment(1),
             Exceeded::Address => metrics.refused_connect_rate_per_address.increment(1),
@@ -367,7 +368,8 @@ async fn open_mqtt(node: &Shared, incoming: Incoming) -> Option<Opened> {
     let (stream, peer) = if kind.transport == Transport::Tcp {
         (Stream::Tcp(socket), Peer::tcp(remote))
     } else {
-        match opening::open(node, socket, remote, kind.transport).await {
+        let is_loopback = kind.anonymity.is_loopback;
+        match opening::open(node, socket, remote, kind.transport, is_loopback).await {
             Ok(opened) => opened,
             Err(error) => {
                 match &error {

@@ -1,6 +1,7 @@
 //! The node: what ties listeners, connections, tails and events together, and what the operator asks it.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::access::{self, Access};
-use crate::admission::Rates;
+use crate::admission::{self, Rates};
 use crate::handle::ClientInfo;
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) access: Access,
     connections: AtomicUsize,
     half_open: AtomicUsize,
+    half_open_by_address: Mutex<HashMap<IpAddr, usize>>,
     numbers: AtomicU64,
     is_draining: AtomicBool,
     has_ignored_retain: AtomicBool,
@@ -145,6 +147,7 @@ impl Node {
             access,
             connections: AtomicUsize::new(0),
             half_open: AtomicUsize::new(0),
+            half_open_by_address: Mutex::default(),
             numbers: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
             has_ignored_retain: AtomicBool::new(false),
@@ -346,7 +349,10 @@ impl Shared {
     /// Room for one more connection without CONNECT, unless the limit is reached.
     pub(crate) fn take_half_open(self: &Arc<Self>) -> Option<HalfOpen> {
         let before = self.half_open.fetch_add(1, Ordering::Relaxed);
-        let half_open = HalfOpen(Arc::clone(self));
+        let half_open = HalfOpen {
+            node: Arc::clone(self),
+            holder: None,
+        };
         (before < self.config.listener.max_half_open).then_some(half_open)
     }
 
@@ -409,12 +415,42 @@ impl Drop for Seat {
 }
 
 /// A connection's place among those whose CONNECT has not come.
-pub(crate) struct HalfOpen(Arc<Shared>);
+pub(crate) struct HalfOpen {
+    node: Arc<Shared>,
+    holder: Option<IpAddr>,
+}
+
+impl HalfOpen {
+    /// Notes whose it is. False if that address has too many, so that no one takes the places of all.
+    pub(crate) fn is_admitted(&mut self, address: IpAddr) -> bool {
+        let holder = admission::holder(address);
+        let mut by_address = lock(&self.node.half_open_by_address);
+        let count = by_address.entry(holder).or_insert(0);
+        if *count >= self.node.config.listener.max_half_open_per_address {
+            return false;
+        }
+        *count += 1;
+        self.holder = Some(holder);
+        true
+    }
+}
 
 impl Drop for HalfOpen {
     fn drop(&mut self) {
-        self.0.half_open.fetch_sub(1, Ordering::Relaxed);
+        self.node.half_open.fetch_sub(1, Ordering::Relaxed);
+        let Some(holder) = self.holder else { return };
+        let mut by_address = lock(&self.node.half_open_by_address);
+        if let Some(count) = by_address.get_mut(&holder) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&holder);
+            }
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(

@@ -35,8 +35,9 @@ const PEEK_BYTES: usize = 512;
 pub struct WebSocketConfig {
     /// Path of the requests that are upgraded, as in `ws://HOST:PORT/mqtt`. Default "/mqtt".
     pub path: String,
-    /// Origins of web pages that may connect, as in `["https://app.example.com"]`; empty: all. Browsers say from which page a
-    /// connection comes, and other clients say nothing and are not asked. Default none.
+    /// Origins of web pages that may connect, as in `["https://app.example.com"]`; empty: all, and on a listener that only this machine can
+    /// reach, pages of this machine. Browsers say from which page a connection comes, and other clients say nothing and are not asked.
+    /// Default none.
     pub origins: Vec<String>,
     /// The longest WebSocket frame of a client; a longer one ends the connection with 1009. It costs no memory: MQTT is read as it comes, and
     /// its packets have their own limit. Default 16MiB.
@@ -126,6 +127,7 @@ pub(crate) async fn open(
     socket: TcpStream,
     remote: SocketAddr,
     transport: Transport,
+    is_loopback: bool,
 ) -> Result<(Stream, Peer), Error> {
     // Until the client speaks, it costs no more than its socket.
     socket.readable().await.map_err(|_| Error::Ended)?;
@@ -146,7 +148,7 @@ pub(crate) async fn open(
     };
     if is_websocket {
         let config = &node.config.websocket;
-        Box::pin(upgrade(&mut stream, config)).await?;
+        Box::pin(upgrade(&mut stream, config, is_loopback)).await?;
         let web_socket = WebSocket::new(stream, config.max_frame_size.as_u64());
         stream = Stream::Ws(Box::new(web_socket));
     }
@@ -175,10 +177,15 @@ fn certificate(stream: &TlsStream<TcpStream>) -> Option<CertificateNames> {
     Some(tls::names(certificate))
 }
 
-async fn upgrade(stream: &mut Stream, config: &WebSocketConfig) -> Result<(), Error> {
+async fn upgrade(
+    stream: &mut Stream,
+    config: &WebSocketConfig,
+    is_loopback: bool,
+) -> Result<(), Error> {
     let rules = Rules {
         path: &config.path,
         origins: &config.origins,
+        is_loopback,
     };
     let mut request = Vec::with_capacity(REQUEST_BYTES);
     let verdict = loop {

@@ -44,6 +44,9 @@ pub struct SessionConfig {
     pub ahead_max: u32,
     /// The largest packet that a client may send, 1KiB to 8MiB, so that a message always fits into an entry of the log. Default 1MiB.
     pub max_packet_size: ByteSize,
+    /// The largest CONNECT, 1KiB to 8MiB; a larger one is refused with 0x95. Whoever has not been let in yet can make the node keep so much.
+    /// Default 64KiB.
+    pub max_connect_size: ByteSize,
     /// Subscriptions of one client; a SUBSCRIBE past it is refused with 0x97. Default 10000.
     pub max_subscriptions_per_client: u32,
     /// Topic Filters in one SUBSCRIBE or UNSUBSCRIBE; those past it are refused with 0x97. Default 1024.
@@ -87,6 +90,7 @@ impl Default for SessionConfig {
             inflight_max: limits.inflight_max,
             ahead_max: 20_000,
             max_packet_size: ByteSize::b(u64::from(limits.packet_bytes_max)),
+            max_connect_size: ByteSize::kib(64),
             max_subscriptions_per_client: limits.subscriptions_max,
             max_filters_per_packet: limits.filters_per_packet_max,
             max_pending_subscribes: limits.subscribes_pending_max,
@@ -147,6 +151,11 @@ impl SessionConfig {
         check(
             "max_packet_size",
             (1 << 10..=8 << 20).contains(&self.max_packet_size.as_u64()),
+            "must be from 1KiB to 8MiB",
+        );
+        check(
+            "max_connect_size",
+            (1 << 10..=8 << 20).contains(&self.max_connect_size.as_u64()),
             "must be from 1KiB to 8MiB",
         );
         check(
@@ -219,6 +228,8 @@ impl SessionConfig {
     pub(crate) fn decoder_limits(&self) -> magpie_codec::Limits {
         magpie_codec::Limits {
             packet_bytes_max: self.packet_bytes_max() as usize,
+            connect_bytes_max: usize::try_from(self.max_connect_size.as_u64())
+                .unwrap_or(usize::MAX),
             ..magpie_codec::Limits::default()
         }
     }

@@ -146,13 +146,14 @@ impl Shares {
             member.left.insert(filter.compact());
         }
         let sent = handle.mailbox.with_shared(|shared| shared.leave(filter));
-        let sent = sent.unwrap_or_default();
+        // A session of which nothing is known here may have been sent anything.
+        let sent = sent.or_else(|| handle.share_session().is_none().then(Vec::new));
         for partition in self.cluster.partitions_of(filter) {
             self.of(partition).push(Record::LeaveShare {
                 filter: filter.clone(),
                 member: handle.number,
                 session: handle.share_session().cloned(),
-                sent: Some(in_partition(&sent, partition)),
+                sent: sent.as_deref().map(|sent| in_partition(sent, partition)),
             });
         }
     }

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 
@@ -123,8 +123,12 @@ pub(crate) fn load(config: &ListenerConfig) -> Result<Loaded, Vec<Problem>> {
         let resolver = tokio_rustls::rustls::sign::SingleCertAndKey::from(Arc::clone(&certified));
         let mut server = builder.with_cert_resolver(Arc::new(resolver));
         server.alpn_protocols = vec![protocol.to_vec()];
-        // Tickets instead of a table of sessions. Their key is new with each load, so that what an old authority has signed ends with it.
-        if let Ok(ticketer) = ring::Ticketer::new() {
+        if verifier.is_some() {
+            // Whoever resumes a session shows no certificate again: one that has expired since would be good for ever.
+            server.send_tls13_tickets = 0;
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+        } else if let Ok(ticketer) = ring::Ticketer::new() {
+            // Tickets instead of a table of sessions.
             server.ticketer = ticketer;
         }
         Arc::new(server)

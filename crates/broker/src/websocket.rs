@@ -176,10 +176,9 @@ impl AsyncRead for WebSocket {
                 Err(violation) => this.fail(violation),
             }
             // At once if there is room; else when the socket is flushed.
-            if this.answer.is_some()
-                && let Poll::Ready(Err(error)) = this.poll_flush_all(cx)
-            {
-                return Poll::Ready(Err(error));
+            if this.answer.is_some() && matches!(this.poll_flush_all(cx), Poll::Ready(Err(_))) {
+                // What came before is read first: it may be a DISCONNECT.
+                this.is_over = true;
             }
         }
         Poll::Ready(Ok(()))

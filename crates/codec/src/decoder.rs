@@ -32,6 +32,8 @@ pub struct Limits {
     /// The largest packet in bytes, fixed header included: what the peer is told as Maximum Packet Size. Checked before
     /// a packet's body is waited for. Default: 1 MiB.
     pub packet_bytes_max: usize,
+    /// The same of a CONNECT, which comes from somebody who is not known yet. Default: 64 KiB.
+    pub connect_bytes_max: usize,
     /// The most levels of a Topic Name or Topic Filter, at least 1. Default: 128.
     pub topic_levels_max: usize,
     /// The most user properties in one block of properties. Default: 256.
@@ -44,6 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             packet_bytes_max: 1 << 20,
+            connect_bytes_max: 64 << 10,
             topic_levels_max: 128,
             user_properties_max: 256,
             filters_max: 8192,
@@ -136,7 +139,14 @@ impl Decoder {
         let Some(header) = FixedHeader::read(buf)? else {
             return Ok(None);
         };
-        if header.packet_bytes() > self.limits.packet_bytes_max {
+        let bytes_max = match packet_type {
+            PacketType::Connect => self
+                .limits
+                .connect_bytes_max
+                .min(self.limits.packet_bytes_max),
+            _ => self.limits.packet_bytes_max,
+        };
+        if header.packet_bytes() > bytes_max {
             // [MQTT-3.2.2-15]
             return Err(Fault::new(
                 ReasonCode::PacketTooLarge,

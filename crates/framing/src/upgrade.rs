@@ -23,6 +23,34 @@ pub struct Rules<'a> {
     pub path: &'a str,
     /// Which pages may connect, as in `https://example.com`; all if there are none. What is no browser does not say.
     pub origins: &'a [String],
+    /// Only this machine can reach the listener. Any page that a browser on it shows could speak for it: without `origins`, only pages of this
+    /// machine may.
+    pub is_loopback: bool,
+}
+
+impl Rules<'_> {
+    fn admits(&self, origin: &str) -> bool {
+        if self.origins.is_empty() {
+            return !self.is_loopback || is_local(origin);
+        }
+        self.origins
+            .iter()
+            .any(|it| it.eq_ignore_ascii_case(origin))
+    }
+}
+
+/// Whether a page came from this machine, by an address or the name that no other can have.
+fn is_local(origin: &str) -> bool {
+    let Some((_, host)) = origin.split_once("://") else {
+        // Of a page that has no origin to tell.
+        return false;
+    };
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let address = host.parse::<core::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The answer to a complete request.
@@ -124,13 +152,7 @@ fn check(request: &httparse::Request<'_, '_>, rules: Rules<'_>) -> Result<String
     if !BASE64.decode(key).is_ok_and(|key| key.len() == 16) {
         return Err(Refusal::NoWebSocket);
     }
-    if let Some(origin) = one(fields, "origin")
-        && !rules.origins.is_empty()
-        && !rules
-            .origins
-            .iter()
-            .any(|it| it.eq_ignore_ascii_case(origin))
-    {
+    if values(fields, "origin").any(|origin| !rules.admits(origin)) {
         return Err(Refusal::Origin);
     }
     // [MQTT-6.0.0-3], [MQTT-6.0.0-4], [MQTT-6.0.0-4 v3.1.1]: mqtt is what a client has to offer, and what it is answered. Libraries of MQTT 3.1

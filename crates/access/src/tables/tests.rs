@@ -130,6 +130,7 @@ fn bans_find_whom_they_mean_while_they_hold() {
         "address:10.0.0.7",
         "network:192.168.0.0/16",
         "network:2001:db8::/32",
+        "network:::ffff:203.0.113.0/120",
     ] {
         apply(&mut tables, ban(target, Some(1000), 0)).unwrap();
     }
@@ -139,6 +140,7 @@ fn bans_find_whom_they_mean_while_they_hold() {
         policy.ban_of(client, user, address, now_ms).is_some()
     };
     assert!(is_banned("c1", None, "1.2.3.4", 0));
+    assert!(is_banned("c2", None, "203.0.113.9", 0));
     assert!(!is_banned("c1", None, "1.2.3.4", 1000));
     assert!(is_banned("c2", Some("bert"), "1.2.3.4", 0));
     assert!(!is_banned("bert", Some("c1"), "1.2.3.4", 0));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use magpie_access::Policy;
 use magpie_audit::What;
 use magpie_auth::{By, Identity, Request, SCRAM_METHOD, Scram};
 use magpie_codec::{ProtocolVersion, ReasonCode};
@@ -23,6 +24,8 @@ use crate::{clock, task};
 #[derive(Debug)]
 pub(super) struct Proving {
     scram: Option<Scram>,
+    /// Of which its user is: who proves an older password is not let in under a newer one.
+    policy: Arc<Policy>,
     /// User Name of CONNECT, which must be the one that is proven.
     claimed: Option<magpie_codec::Text>,
 }
@@ -43,19 +46,18 @@ impl Driver {
             let answer = Err((ReasonCode::Banned, "banned"));
             return self.authenticated(ticket, answer, None, now);
         }
+        let claimed = credentials.username.as_ref();
+        self.proving = Some(Box::new(Proving {
+            scram: None,
+            policy: Arc::clone(&policy),
+            claimed: claimed.map(magpie_codec::Text::compact),
+        }));
         if let Some(method) = &credentials.method {
             // [MQTT-4.12.0-1]
             if method.as_str() != SCRAM_METHOD || !policy.has_users() {
                 let answer = Err((ReasonCode::BadAuthenticationMethod, "unknown method"));
                 return self.authenticated(ticket, answer, None, now);
             }
-            self.proving = Some(Box::new(Proving {
-                scram: None,
-                claimed: credentials
-                    .username
-                    .as_ref()
-                    .map(magpie_codec::Text::compact),
-            }));
             return self.prove(ticket, credentials.data.as_ref(), true, now);
         }
         let request = request(credentials, &self.handle.peer, self.anonymity);
@@ -87,6 +89,7 @@ impl Driver {
             return match begun {
                 Ok((scram, answer)) => {
                     proving.scram = Some(scram);
+                    proving.policy = policy;
                     let challenge = Answer::Challenge(Some(answer));
                     self.session.handle_answer(ticket, challenge, now);
                 }
@@ -104,7 +107,7 @@ impl Driver {
             .claimed
             .as_ref()
             .is_none_or(|claimed| *claimed == username);
-        let user = policy.user(&username).filter(|_| is_claimed);
+        let user = proving.policy.user(&username).filter(|_| is_claimed);
         let client_id = self.session.client_id().cloned();
         let (Some(user), Some(client_id)) = (user, client_id) else {
             return self.authenticated(ticket, refused, None, now);
@@ -123,6 +126,10 @@ impl Driver {
     ) {
         let refusal = match result.and_then(|identity| self.let_in(identity, now)) {
             Ok(()) => {
+                if data.is_none() {
+                    // There is no method by which it could show again who it is.
+                    self.proving = None;
+                }
                 let answer = Answer::Authenticated(Ok(data));
                 return self.session.handle_answer(ticket, answer, now);
             }

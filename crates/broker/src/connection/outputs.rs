@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use magpie_audit::What;
 use magpie_cluster::Attach;
-use magpie_codec::{Connect, EncodeError, Message, Packet, PublishHeader, ReasonCode};
+use magpie_codec::{Connect, EncodeError, Message, Packet, PublishHeader, ReasonCode, TopicFilter};
 use magpie_failpoint::fail_point;
 use magpie_router::CacheLimits;
 use magpie_session::{Answer, Eviction, Note, Outcome, Output, Ticket, Token};
@@ -405,9 +405,6 @@ impl Driver {
             session: attached.incarnation,
             epoch: attached.epoch,
         });
-        for filter in left {
-            self.node.shares.leave(&self.handle, &filter);
-        }
         self.durable = Some(Box::new(Durable::new(
             client.clone(),
             attached.epoch,
@@ -421,6 +418,7 @@ impl Driver {
         let Some(resumed) = resumed else {
             self.handle.mailbox.set_lanes(Lanes::new(ahead_max));
             self.node.durables.add(&self.handle);
+            self.leave_shares(&left);
             return None;
         };
         let Resume {
@@ -438,6 +436,8 @@ impl Driver {
                 .for_each(|place| shares.done_bound(handle, place));
             handle.mailbox.set_shared(shared);
         }
+        // Now it is known what of theirs the client was sent.
+        self.leave_shares(&left);
         self.reading = reading;
         self.retained = retained;
         self.handle.mailbox.set_lanes(lanes);
@@ -445,6 +445,12 @@ impl Driver {
         let place = Self::place(&self.node, &self.handle, self.durable.as_deref());
         subscribe::resume(place, filters);
         Some(session)
+    }
+
+    fn leave_shares(&self, filters: &[TopicFilter]) {
+        for filter in filters {
+            self.node.shares.leave(&self.handle, filter);
+        }
     }
 
     fn resumed(&mut self, resumed: subscribe::Resumed) {

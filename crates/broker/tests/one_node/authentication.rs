@@ -116,6 +116,28 @@ async fn log_in(node: &TestNode, name: &str, password: &str) -> (TestClient, Con
     }
 }
 
+/// The proof of a password that was changed meanwhile opens nothing.
+#[tokio::test]
+async fn an_exchange_does_not_outlive_its_password() {
+    let node = with_scram().await;
+    let first = "n,,n=ann,r=abc";
+    let (mut client, answer) = begin(&node, METHOD, first).await;
+    let last = proof("pencil", first, &challenge(answer));
+    let scram = ScramVerifier::of(b"brush", [6; SALT_BYTES], SCRAM_ITERATIONS).unwrap();
+    let ann = User {
+        scram: Some(scram),
+        ..user("brush")
+    };
+    node.set_user("ann", ann).await;
+    client
+        .send(&auth(ReasonCode::ContinueAuthentication, last))
+        .await;
+    let Packet::ConnAck(connack) = client.receive().await else {
+        panic!("not a CONNACK");
+    };
+    assert_eq!(connack.reason, ReasonCode::NotAuthorized);
+}
+
 /// [MQTT-4.12.0-1], [MQTT-4.12.0-2], [MQTT-4.12.0-4], [MQTT-4.12.0-5], [MQTT-4.12.1-2]
 #[tokio::test]
 async fn scram_lets_in_who_knows_the_password() {

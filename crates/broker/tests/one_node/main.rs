@@ -327,7 +327,11 @@ async fn the_connection_limit_holds_and_is_given_back() {
 
 #[tokio::test]
 async fn the_proxy_header_tells_the_clients_address() {
-    let node = TestNode::start_with(|config| config.listener.proxy_protocol = true).await;
+    let node = TestNode::start_with(|config| {
+        config.listener.proxy_protocol = true;
+        config.listener.allow_anonymous = Some(true);
+    })
+    .await;
     let mut client = TestClient::open(node.address).await;
     client
         .send_bytes(b"PROXY TCP4 192.0.2.7 127.0.0.1 51000 1883\r\n")

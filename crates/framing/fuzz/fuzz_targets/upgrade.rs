@@ -9,6 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
     let rules = Rules {
         path: "/mqtt",
         origins: &origins,
+        is_loopback: bytes.len() % 2 == 0,
     };
     match answer(bytes, rules) {
         None => assert!(bytes.len() < HEAD_BYTES_MAX),

@@ -5,6 +5,7 @@ use super::*;
 const RULES: Rules<'_> = Rules {
     path: "/mqtt",
     origins: &[],
+    is_loopback: false,
 };
 
 /// What browsers send, with one line replaced.
@@ -112,6 +113,39 @@ fn pages_of_other_origins_are_refused_and_programs_are_not() {
     check("Origin: https://app.example\r\n", "", Ok(()));
     check("app.example", "evil.example", Err(Refusal::Origin));
     check("https://app.example", "null", Err(Refusal::Origin));
+}
+
+/// Else any page could speak for the browser's machine.
+#[test]
+fn only_pages_of_this_machine_reach_a_listener_that_only_it_can_reach() {
+    let rules = Rules {
+        is_loopback: true,
+        ..RULES
+    };
+    let check = |origin, expected| {
+        let request = request_with("https://app.example", origin);
+        let verdict = answer(request.as_bytes(), rules).unwrap();
+        assert_eq!(verdict.upgraded, expected, "{origin}");
+    };
+    for local in [
+        "http://localhost:3000",
+        "http://127.0.0.1",
+        "http://[::1]:8080",
+    ] {
+        check(local, Ok(()));
+    }
+    for other in [
+        "https://app.example",
+        "null",
+        "http://localhost.evil.example",
+        "http://127.0.0.1.evil.example",
+        "http://[::2]",
+    ] {
+        check(other, Err(Refusal::Origin));
+    }
+    let program = request_with("Origin: https://app.example\r\n", "");
+    let verdict = answer(program.as_bytes(), rules).unwrap();
+    assert_eq!(verdict.upgraded, Ok(()));
 }
 
 #[test]

@@ -119,11 +119,8 @@ pub(super) struct Trusting<'a> {
 }
 
 impl Trusting<'_> {
-    /// The handshake over a connection that is there.
-    pub(super) async fn handshake(
-        self,
-        socket: TcpStream,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+    /// What several connections of a client have in common.
+    pub(super) fn connector(self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.issuer.der().clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -142,10 +139,16 @@ impl Trusting<'_> {
         };
         let protocols = self.protocols.iter();
         config.alpn_protocols = protocols.map(|it| it.as_bytes().to_vec()).collect();
-        let name = ServerName::try_from(HOST).unwrap();
         TlsConnector::from(Arc::new(config))
-            .connect(name, socket)
-            .await
+    }
+
+    /// The handshake over a connection that is there.
+    pub(super) async fn handshake(
+        self,
+        socket: TcpStream,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(HOST).unwrap();
+        self.connector().connect(name, socket).await
     }
 
     pub(super) async fn connect(

@@ -39,6 +39,7 @@ async fn whatever_comes_before_connect_has_the_time_of_connect() {
         listener.tls_cert = Some(certificate);
         listener.tls_key = Some(key);
         listener.proxy_protocol = true;
+        listener.allow_anonymous = Some(true);
         config.session.connect_timeout = timeout;
     })
     .await;
@@ -92,6 +93,22 @@ async fn half_open_connections_are_bounded_and_others_are_not_counted() {
     assert_eq!(one_more.read(&mut answer).await.unwrap_or(0), 0);
     silent.pop();
     crate::until("room", || node.node.totals().half_open == 2).await;
+    TestClient::connect(node.address, "late").await;
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_the_places_of_all() {
+    let change = |config: &mut magpie_broker::Config| config.listener.max_half_open_per_address = 1;
+    let node = TestNode::start_with(change).await;
+    let silent = TcpStream::connect(node.address).await.unwrap();
+    crate::until("a half-open connection", || {
+        node.node.totals().half_open == 1
+    })
+    .await;
+    let mut one_more = TcpStream::connect(node.address).await.unwrap();
+    assert_eq!(one_more.read(&mut [0]).await.unwrap_or(0), 0);
+    drop(silent);
+    crate::until("room", || node.node.totals().half_open == 0).await;
     TestClient::connect(node.address, "late").await;
 }
 

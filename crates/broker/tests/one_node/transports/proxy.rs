@@ -24,6 +24,7 @@ async fn start(authority: &Authority) -> TestNode {
         let listener = &mut config.listener;
         let free = Some(([127, 0, 0, 1], 0).into());
         listener.proxy_protocol = true;
+        listener.allow_anonymous = Some(true);
         listener.mqtt_plain_listen = free;
         listener.mqtts_listen = free;
         listener.ws_listen = free;

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use magpie_broker::{ClientCertificate, Config, Transport};
 use magpie_codec::{ProtocolVersion, QoS, ReasonCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::rustls::version;
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{HandshakeKind, version};
 
-use super::certificates::{Authority, Certified};
+use super::certificates::{Authority, Certified, HOST};
 use crate::client::{Socket, TestClient};
 use crate::node::TestNode;
 
@@ -84,6 +86,42 @@ async fn a_certificate_of_a_client_tells_its_names() {
 }
 
 /// In TLS 1.3 a client hears of it with the first bytes that it reads.
+/// Who resumes a session of TLS shows no certificate again, and what was good once would be good for ever.
+#[tokio::test]
+async fn sessions_are_resumed_by_clients_without_a_certificate_only() {
+    let authority = Authority::new();
+    let own = authority.client("pump");
+    for own in [None, Some(&own)] {
+        for version in [&version::TLS12, &version::TLS13] {
+            let (_node, address) = start(&authority, |config| {
+                if own.is_some() {
+                    ask_for(config, &authority, ClientCertificate::Required);
+                }
+            })
+            .await;
+            let mut trusting = authority.trusting();
+            trusting.own = own;
+            trusting.versions = std::slice::from_ref(&version);
+            let connector = trusting.connector();
+            let mut kinds = Vec::new();
+            for _ in 0..2 {
+                let socket = TcpStream::connect(address).await.unwrap();
+                let name = ServerName::try_from(HOST).unwrap();
+                let socket = connector.connect(name, socket).await.unwrap();
+                kinds.push(socket.get_ref().1.handshake_kind().unwrap());
+                // By then a ticket would have come.
+                let client = say_hello(socket, "pump").await;
+                client.disconnect(ReasonCode::Success, None).await;
+            }
+            let second = match own {
+                None => HandshakeKind::Resumed,
+                Some(_) => HandshakeKind::Full,
+            };
+            assert_eq!(kinds, [HandshakeKind::Full, second], "{version:?}");
+        }
+    }
+}
+
 async fn is_refused(connected: std::io::Result<impl Socket>) -> bool {
     match connected {
         Ok(mut socket) => socket.read_u8().await.is_err(),
@@ -157,7 +195,7 @@ async fn certificates_are_replaced_under_live_clients() {
 async fn what_is_no_tls_is_refused_and_hurts_nobody() {
     let authority = Authority::new();
     let (node, address) = start(&authority, |_| {}).await;
-    let mut plain = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut plain = TcpStream::connect(address).await.unwrap();
     plain
         .write_all(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00")
         .await
