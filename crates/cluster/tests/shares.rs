@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use magpie_cluster::{DealtMessage, ShareMember};
 use magpie_codec::{QoS, TopicFilter};
-use magpie_state::{Epoch, MembershipId, PartitionId, Position, Record, ShareSession};
+use magpie_state::{Epoch, PartitionId, Record, ShareSession};
 use tokio::time::timeout;
 
 use node::{Node, PATIENCE, client, committed, nodes, nodes_with, publish};
