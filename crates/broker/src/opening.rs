@@ -129,8 +129,8 @@ pub(crate) async fn open(
     transport: Transport,
     is_loopback: bool,
 ) -> Result<(Stream, Peer), Error> {
-    // Until the client speaks, it costs no more than its socket.
-    socket.readable().await.map_err(|_| Error::Ended)?;
+    // Until the client speaks, it costs no more than its socket. A look at a byte, since a new socket is said to be readable when it is not.
+    socket.peek(&mut [0]).await.map_err(|_| Error::Ended)?;
     let mut peer = Peer {
         remote,
         transport,
