@@ -76,8 +76,8 @@ fn what_cannot_work_is_told_at_once_and_with_exit_code_1() {
         "start",
         "--seeds",
         "a:1,b",
-        "--mqtt-listen",
-        "0.0.0.0:1883",
+        "--max-half-open",
+        "0",
         "--log-format",
         "xml",
     ]);
@@ -87,8 +87,8 @@ fn what_cannot_work_is_told_at_once_and_with_exit_code_1() {
         "check-config",
         "--seeds",
         "a:1,b",
-        "--mqtt-listen",
-        "0.0.0.0:1883",
+        "--max-half-open",
+        "0",
         "--log-format",
         "xml",
     ]);
