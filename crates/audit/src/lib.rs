@@ -1,7 +1,7 @@
 //! The audit log: what operators changed, and who was refused what.
 //!
 //! Every event is a tracing event of the target `audit`, and a line of JSON in a file if the operator names one. Telling never waits: a
-//! thread of its own writes. A flood of refusals is told once and counted ([`flood`]), and has its own part of the queue, so that nobody can
+//! thread of its own writes. A flood of refusals is told once and counted (`flood`), and has its own part of the queue, so that nobody can
 //! hide a change behind it. No secret comes here: events have names, addresses and topics, never passwords, tokens or payloads. It knows
 //! nothing of MQTT and nothing of the API.
 
