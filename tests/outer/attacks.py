@@ -256,7 +256,7 @@ def huge_connect(target):
 
 def unfinished_connect(target):
     """1,000 connections send nearly the largest CONNECT before anybody knows who they are; a larger one is refused at once."""
-    larger = Raw(target.port, connect("larger", properties=packets.user_property("p", b"x" * 65_000)))
+    larger = Raw(target.port, connect("larger", properties=packets.user_property("p", b"x" * 65_000) * 2))
     check(larger.until_closed(5)[0] is not None, "a CONNECT of more than session.max_connect_size is waited for")
     packet = connect("unfinished", properties=packets.user_property("p", b"x" * 60_000))
     liars = [Raw(target.port) for _ in range(1000)]
