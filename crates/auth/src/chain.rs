@@ -132,6 +132,12 @@ impl Authenticator {
         (!is_set_up).then(|| self.anonymous(policy, request))
     }
 
+    /// Whether the cluster's users are asked at all, by a password or by a method of theirs.
+    #[must_use]
+    pub fn asks_users(&self, policy: &Policy) -> bool {
+        policy.has_users() && self.order.contains(&Kind::Users)
+    }
+
     /// Who is it? Takes as long as it takes: to be awaited in a task of its own.
     ///
     /// Every authenticator that knows the client decides, the others pass it on. A user's wrong password is passed on as an unknown user's

@@ -54,7 +54,7 @@ impl Driver {
         }));
         if let Some(method) = &credentials.method {
             // [MQTT-4.12.0-1]
-            if method.as_str() != SCRAM_METHOD || !policy.has_users() {
+            if method.as_str() != SCRAM_METHOD || !access.authenticator.asks_users(&policy) {
                 let answer = Err((ReasonCode::BadAuthenticationMethod, "unknown method"));
                 return self.authenticated(ticket, answer, None, now);
             }

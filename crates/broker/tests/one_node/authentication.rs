@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use magpie_access::{SALT_BYTES, SCRAM_ITERATIONS, ScramVerifier, User};
+use magpie_auth::Kind;
 use magpie_codec::{
     Auth, AuthProperties, ConnAck, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode,
     Text,
@@ -20,7 +21,11 @@ use crate::node::TestNode;
 const METHOD: &str = "SCRAM-SHA-256";
 
 async fn with_scram() -> TestNode {
-    let node = TestNode::start().await;
+    with_ann(TestNode::start().await).await
+}
+
+/// A node with a user who has keys for it.
+async fn with_ann(node: TestNode) -> TestNode {
     let scram = ScramVerifier::of(b"pencil", [5; SALT_BYTES], SCRAM_ITERATIONS).unwrap();
     let ann = User {
         scram: Some(scram),
@@ -114,6 +119,15 @@ async fn log_in(node: &TestNode, name: &str, password: &str) -> (TestClient, Con
         Packet::ConnAck(connack) => (client, connack),
         other => panic!("not a CONNACK: {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_method_of_the_users_is_none_where_users_are_not_asked() {
+    let node = TestNode::start_with(|config| config.auth.order = vec![Kind::Jwt]).await;
+    let node = with_ann(node).await;
+    let (_, answer) = begin(&node, METHOD, "n,,n=ann,r=abc").await;
+    let reason = ReasonCode::BadAuthenticationMethod;
+    assert!(matches!(answer, Packet::ConnAck(connack) if connack.reason == reason));
 }
 
 /// The proof of a password that was changed meanwhile opens nothing.
