@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::fdatasync;
@@ -11,6 +13,9 @@ use super::{Batch, KeyValue, Tree};
 use crate::error::Error;
 
 const SEGMENT_BYTES: usize = 8 << 20;
+
+/// How long a lock on the store is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// sled's tree that exists always; not one of ours.
 const DEFAULT_TREE: &str = "__sled__default";
@@ -28,10 +33,10 @@ impl SledStore {
     /// Opens the store in `dir`, or creates it. `cache_bytes` bounds sled's page cache.
     ///
     /// # Errors
-    /// [`Error::KeyValue`] if it is damaged or in use; [`Error::Io`].
+    /// [`Error::KeyValue`] if it is damaged, or still in use after 10 s; [`Error::Io`].
     pub fn open(dir: impl AsRef<Path>, cache_bytes: u64) -> Result<Self, Error> {
         let dir = dir.as_ref();
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
             // sled writes a node beyond a quarter of a segment to a file of its own and never syncs
@@ -40,9 +45,8 @@ impl SledStore {
             .segment_size(SEGMENT_BYTES)
             // Flushed when the caller says so: a flush in between would make half a checkpoint
             // durable at a time that nobody chose.
-            .flush_every_ms(None)
-            .open()
-            .map_err(failed)?;
+            .flush_every_ms(None);
+        let db = open_unlocked(&config)?;
         let path = dir.join("db");
         let file = File::open(&path).map_err(Error::io("open", &path))?;
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -51,6 +55,23 @@ impl SledStore {
                 .map_err(Error::io("sync", dir))?;
         }
         Ok(Self { db, file, path })
+    }
+}
+
+/// A store that was dropped keeps its lock until sled's own threads have ended the work that they were
+/// given, soon after the drop; so a lock is waited for, and only one that stays belongs to somebody else.
+fn open_unlocked(config: &sled::Config) -> Result<sled::Db, Error> {
+    let began = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && began.elapsed() < LOCK_WAIT =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.map_err(failed),
+        }
     }
 }
 

@@ -104,3 +104,22 @@ fn sled_keeps_the_longest_values_in_the_file_that_is_synced() {
     let value = tree.get(&[99, 3]).unwrap().unwrap();
     assert_eq!(value, vec![99; Batch::VALUE_BYTES_MAX]);
 }
+
+/// As sled's own threads hold it for a moment after a store was dropped.
+#[test]
+fn sled_waits_for_a_lock_that_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), 1 << 20).unwrap();
+    let (is_tried, tried) = std::sync::mpsc::sync_channel(1);
+    let other = std::thread::spawn({
+        let dir = dir.path().to_owned();
+        move || {
+            is_tried.send(()).unwrap();
+            SledStore::open(dir, 1 << 20).map(drop)
+        }
+    });
+    tried.recv().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(store);
+    other.join().unwrap().unwrap();
+}
