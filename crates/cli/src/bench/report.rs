@@ -98,8 +98,9 @@ pub(super) struct LoadReport {
     latency: Latencies,
     /// Of acknowledgements (PUBACK, PUBREC), with a rate only.
     acknowledged: Option<Latencies>,
-    /// Below which no acknowledgement can be.
-    floor: Option<Floor>,
+    /// Below which no acknowledgement can be: on the machine before the load, and beside it.
+    floor_before: Option<Floor>,
+    floor_beside: Option<Floor>,
     servers: Option<Servers>,
     /// Of one core.
     generator_cpu_percent: f64,
@@ -151,7 +152,8 @@ impl LoadReport {
             delivered_bytes_per_s: per_s(before.delivered_bytes, after.delivered_bytes),
             latency: Latencies::new(deliveries),
             acknowledged: (!acknowledgements.is_empty()).then(|| Latencies::new(acknowledgements)),
-            floor: None,
+            floor_before: None,
+            floor_beside: None,
             servers,
             generator_cpu_percent: percent(generator_cpu, measured),
             generator_cpu_us_per_delivered: us_per_message(generator_cpu, delivered),
@@ -159,9 +161,13 @@ impl LoadReport {
         }
     }
 
-    /// The same, beside a floor that was measured.
-    pub(super) fn beside(self, floor: Option<Floor>) -> Self {
-        Self { floor, ..self }
+    /// The same, with what was measured of the machine.
+    pub(super) fn with_floors(self, before: Option<Floor>, beside: Option<Floor>) -> Self {
+        Self {
+            floor_before: before,
+            floor_beside: beside,
+            ..self
+        }
     }
 
     /// Whether everything arrived as the QoS promises: at QoS 0 nothing is.
@@ -219,11 +225,16 @@ impl fmt::Display for LoadReport {
         writeln!(f, "  latency    {}", self.latency)?;
         if let Some(acknowledged) = &self.acknowledged {
             writeln!(f, "  acks       {acknowledged}")?;
-            if let Some(floor) = &self.floor {
+            let floors = [
+                ("floor before", &self.floor_before),
+                ("floor beside", &self.floor_beside),
+            ];
+            for (name, floor) in floors {
+                let Some(floor) = floor else { continue };
                 let times = acknowledged.p50_ms / floor.sum_ms;
                 writeln!(
                     f,
-                    "  floor      {floor}: the median of the acks is {times:.1} times that"
+                    "  {name} {floor}: the median of the acks is {times:.1} times that"
                 )?;
             }
         }

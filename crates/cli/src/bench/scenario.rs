@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::floor::Floor;
+use super::floor::{Beside, Floor};
 use super::load::{Listener, Load, LoadArgs};
 use super::report::LoadReport;
 use super::target::{Target, TargetArgs};
@@ -57,8 +57,8 @@ pub(crate) struct LatencyArgs {
     /// Pairs of one publisher and one subscriber
     #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
-    /// Measure fdatasync in this directory, best on the servers' disk, and round trips over loopback, before the load: what an
-    /// acknowledgement cannot be faster than
+    /// Measure fdatasync in this directory, best on the servers' disk, and round trips over loopback, before the load and beside it: what
+    /// an acknowledgement cannot be faster than
     #[arg(long, value_name = "DIR")]
     beside: Option<PathBuf>,
     #[command(flatten)]
@@ -159,14 +159,16 @@ impl Plan {
     /// # Errors
     /// As [`Load::run`].
     pub(super) async fn run(&self) -> anyhow::Result<LoadReport> {
-        let floor = self.beside.as_deref().map(Floor::measure).transpose()?;
+        let before = self.beside.as_deref().map(Floor::measure).transpose()?;
         let target = Target::new(&self.target).await?;
+        let beside = self.beside.as_deref().map(Beside::start).transpose()?;
         let report = self
             .shape
             .load(&target)
             .run(&target, &self.args, &self.target)
             .await?;
-        Ok(report.beside(floor))
+        let beside = beside.map(Beside::stop).transpose()?;
+        Ok(report.with_floors(before, beside))
     }
 }
 
