@@ -255,6 +255,10 @@ fn describe() {
         "CONNECTs to this node that would have begun one session more than cluster.sessions_max"
     );
     describe_counter!(
+        "magpie_user_sessions_refused_total",
+        "CONNECTs to this node that would have given their user more sessions than cluster.user_sessions_max"
+    );
+    describe_counter!(
         "magpie_messages_lost_total",
         "Messages that a partition which this node leads kept for sessions, and that a limit removed: room (message_hold_bytes), age or bytes"
     );

@@ -60,6 +60,8 @@ pub struct Config {
     pub retention: Vec<RetentionRule>,
     /// Sessions that outlive their connections, in the cluster; each partition admits its share. Default 5,000,000.
     pub sessions_max: u64,
+    /// Sessions that one user may have in the cluster, those included that end with their connections; zero: any number. Default zero.
+    pub user_sessions_max: u64,
     /// Retained messages in the cluster; each partition keeps its share. Default 1,000,000.
     pub retained_max: u64,
     /// Bytes of their records. Default 1 GiB.
@@ -138,6 +140,7 @@ impl Default for Config {
             message_hold_age: Duration::ZERO,
             retention: Vec::new(),
             sessions_max: 5_000_000,
+            user_sessions_max: 0,
             outbox_bytes_max: 64 << 20,
             retained_max: 1_000_000,
             retained_bytes_max: 1 << 30,

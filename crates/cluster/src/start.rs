@@ -300,6 +300,7 @@ impl Parts {
                 channels: self.channels.clone(),
                 events: self.events.clone(),
                 deadline: self.config.publish_deadline,
+                user_sessions_max: self.config.user_sessions_max,
                 stop: self.stop.clone(),
             }),
             streams,
@@ -495,6 +496,14 @@ impl proto::sessions_server::Sessions for Sessions {
         request: tonic::Request<proto::ListRequest>,
     ) -> Result<tonic::Response<proto::ListReply>, tonic::Status> {
         let reply = inspect::serve_list(&self.cluster.inner.groups, request.into_inner())?;
+        Ok(tonic::Response::new(reply))
+    }
+
+    async fn owned(
+        &self,
+        request: tonic::Request<proto::OwnedRequest>,
+    ) -> Result<tonic::Response<proto::OwnedReply>, tonic::Status> {
+        let reply = self.takeover()?.serve_owned(request.get_ref());
         Ok(tonic::Response::new(reply))
     }
 }

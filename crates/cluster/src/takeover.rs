@@ -19,6 +19,7 @@ mod detaching;
 mod handover;
 mod load;
 mod pending;
+mod quota;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use magpie_codec::Text;
 use magpie_state::partition::Superseded;
-use magpie_state::{ClientId, Epoch, PartitionId, Record, SessionProgress, StreamId};
+use magpie_state::{ClientId, Departure, Epoch, PartitionId, Record, SessionProgress, StreamId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -36,7 +37,7 @@ use crate::leaders::Leaders;
 use crate::membership::Membership;
 use crate::rpc::{Channels, MESSAGE_BYTES_MAX, Purpose};
 use crate::stream::{Done, Stream};
-use crate::{Attach, Attached, Error, Event, Handover, proto};
+use crate::{Attach, Attached, Detach, Error, Event, Handover, proto};
 use detaching::Detaching;
 use pending::Pending;
 
@@ -68,6 +69,8 @@ pub(crate) struct TakeoverParts {
     pub(crate) events: mpsc::Sender<Event>,
     /// Bound on the wait for a stored session.
     pub(crate) deadline: Duration,
+    /// Sessions that one user may have in the cluster; 0: any number.
+    pub(crate) user_sessions_max: u64,
     pub(crate) stop: CancellationToken,
 }
 
@@ -112,11 +115,26 @@ impl Takeover {
     }
 
     async fn attach_to_the_end(&self, attach: Attach) -> Result<Attached, Error> {
-        let client = attach.client.clone();
+        let (client, owner) = (attach.client.clone(), attach.owner.clone());
         let attaching = self.inner.pending.begin(&client);
         let answer = self.commit_attach(attach).await?;
         let epoch = answer.epoch;
         attaching.has(epoch);
+        if let Some(owner) = owner
+            && answer.owned > 0
+            && self.is_over_quota(&owner, &client, answer.owned).await
+        {
+            metrics::counter!("magpie_user_sessions_refused_total").increment(1);
+            // Nobody had a session here before: it ends as if it had never been.
+            self.detach(Detach {
+                client,
+                epoch,
+                departure: Departure::Unused,
+                session_expiry_s: Some(0),
+                last: None,
+            });
+            return Err(Error::Full("user_sessions_max"));
+        }
         let mut attached = Attached {
             epoch,
             incarnation: epoch,

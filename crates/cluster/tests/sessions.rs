@@ -6,8 +6,8 @@ mod node;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use magpie_cluster::{Attach, Attached, Detach, Handover, Submission, Submitted};
-use magpie_codec::{PacketId, QoS, SubscriptionOptions, TopicFilter, TopicName, Will};
+use magpie_cluster::{Attach, Attached, Detach, Error, Handover, Submission, Submitted};
+use magpie_codec::{PacketId, QoS, SubscriptionOptions, Text, TopicFilter, TopicName, Will};
 use magpie_state::{
     Binding, ClientId, Cursor, Epoch, Inflight, Laggard, PartitionId, Position, PublishHead,
     Record, SessionProgress, Stage, StoredSubscription, StoredWill, encode_publish,
@@ -520,5 +520,47 @@ async fn sessions_and_retained_messages_are_read_from_nodes_without_a_replica() 
         assert!(!cluster.end_session(&phone).await.unwrap());
     };
     timeout(PATIENCE, gone).await.expect("ended in time");
+    stop(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_no_more_sessions_than_one_may_have_on_all_nodes() {
+    let nodes = nodes_with(2, |config| config.user_sessions_max = 4).await;
+    let of = |owner: &str, number: usize, session_expiry_s| Attach {
+        owner: Some(Text::try_from(owner.to_owned()).unwrap()),
+        ..attach(&format!("{owner}-{number}"), session_expiry_s)
+    };
+    let (mut admitted, mut refused) = (Vec::new(), Vec::new());
+    for number in 0..20 {
+        let node = &nodes[number % 2];
+        let expiry_s = if number % 3 == 0 { 0 } else { 60 };
+        match node.cluster.attach(of("ann", number, expiry_s)).await {
+            Ok(_) => admitted.push(number),
+            Err(error) => {
+                assert!(matches!(error, Error::Full(_)), "{error}");
+                refused.push(number);
+            }
+        }
+    }
+    // A partition that has no more than its share asks nobody: three of one each may come on top of the others.
+    assert!((4..=6).contains(&admitted.len()), "{admitted:?}");
+    assert_eq!(admitted[..4], [0, 1, 2, 3], "nobody with fewer is refused");
+    for number in refused {
+        let gone = async {
+            let client = client(&format!("ann-{number}"));
+            while nodes[0].cluster.session(&client).await.unwrap().is_some() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("ended again");
+    }
+    // Others have theirs, and who has a session goes on with it, on another node.
+    nodes[0].cluster.attach(of("bob", 0, 60)).await.unwrap();
+    nodes[1]
+        .cluster
+        .attach(attach("anybody", 60))
+        .await
+        .unwrap();
+    nodes[0].cluster.attach(of("ann", 1, 60)).await.unwrap();
     stop(&nodes).await;
 }

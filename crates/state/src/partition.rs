@@ -150,6 +150,12 @@ impl PartitionState {
         self.sessions.stored_count()
     }
 
+    /// How many Sessions belong to a user, those included that end with their connection.
+    #[must_use]
+    pub fn owned_session_count(&self, owner: &str) -> u32 {
+        self.sessions.owned_count(owner)
+    }
+
     /// How many entries of Sessions' rows were left out since this replica started, because no correct node writes so many.
     #[must_use]
     pub const fn entries_cut(&self) -> u64 {

@@ -44,6 +44,11 @@ pub(crate) struct ClusterSettings {
     /// begin one more is refused with 0x97 (version 3: 0x03), and counted in `magpie_sessions_refused_total`; one that resumes a session, or
     /// asks for none, is let in.
     pub(crate) sessions_max: u64,
+    /// Sessions that one user may have in the whole cluster, those included that end with their connections; 0: any number. Past it, a CONNECT
+    /// of a client id that has none is refused with 0x97 (version 3: 0x03), and counted in `magpie_user_sessions_refused_total`; one that resumes
+    /// or replaces a session is let in, and so are clients without a user name. It is checked once a partition has more than an even share of
+    /// the user's sessions, so that up to twice as many may get in, and nobody is refused who has fewer.
+    pub(crate) user_sessions_max: u64,
     /// Retained messages in the cluster; each partition keeps its share of them. Past it, a message of QoS 1 or 2 that would be retained for one
     /// topic more is refused with 0x97 (version 3: the connection is closed), and nobody gets it; one of QoS 0, and a will, is delivered and
     /// not kept, counted in `magpie_retained_not_kept_total`. Replacing and clearing always works.
@@ -103,6 +108,7 @@ impl Default for ClusterSettings {
             message_hold_age: config.message_hold_age,
             retention: Vec::new(),
             sessions_max: config.sessions_max,
+            user_sessions_max: config.user_sessions_max,
             retained_max: config.retained_max,
             retained_bytes_max: ByteSize::b(config.retained_bytes_max),
             outbox_bytes_max: ByteSize::b(config.outbox_bytes_max),
@@ -132,6 +138,7 @@ impl ClusterSettings {
         config.message_hold_age = self.message_hold_age;
         config.retention = self.retention.iter().map(RetentionSetting::rule).collect();
         config.sessions_max = self.sessions_max;
+        config.user_sessions_max = self.user_sessions_max;
         config.retained_max = self.retained_max;
         config.retained_bytes_max = self.retained_bytes_max.as_u64();
         config.outbox_bytes_max = self.outbox_bytes_max.as_u64();

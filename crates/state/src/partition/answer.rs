@@ -61,6 +61,8 @@ pub struct Attached {
     pub session_present: bool,
     /// The attachment that this one replaced.
     pub superseded: Option<Superseded>,
+    /// How many Sessions of this partition belong to its user now, if the client had none and gave a user name; 0: it adds none to them.
+    pub owned: u32,
 }
 
 /// An attachment that was replaced.
@@ -107,14 +109,22 @@ impl Outcome {
             epoch,
             session_present,
             superseded,
+            owned,
         } in &self.attached
         {
             out.put_u32_le(*ordinal);
             out.put_u64_le(epoch.0);
-            out.put_u8(u8::from(*session_present) | u8::from(superseded.is_some()) << 1);
+            out.put_u8(
+                u8::from(*session_present)
+                    | u8::from(superseded.is_some()) << 1
+                    | u8::from(*owned > 0) << 2,
+            );
             if let Some(Superseded { epoch, holder }) = superseded {
                 out.put_u64_le(epoch.0);
                 put_stream(out, *holder);
+            }
+            if *owned > 0 {
+                out.put_u32_le(*owned);
             }
         }
     }
@@ -137,11 +147,16 @@ impl Outcome {
                     holder: read_stream(buf, "superseded holder")?,
                 }),
             };
+            let owned = match flags & 4 {
+                0 => 0,
+                _ => read_u32(buf, "sessions of a user")?,
+            };
             attached.push(Attached {
                 ordinal,
                 epoch,
                 session_present: flags & 1 != 0,
                 superseded,
+                owned,
             });
         }
         Ok(Self {

@@ -153,6 +153,7 @@ impl PartitionState {
                         epoch,
                         session_present: attaching.session_present,
                         superseded: attaching.superseded,
+                        owned: attaching.owned,
                     }),
                     // Without an answer: that tells it from a refusal for a newer connection.
                     Err(Unattached::Full) => outcome.refused.push(ordinal),

@@ -15,6 +15,7 @@ mod deliveries;
 pub(super) mod interest;
 mod lifecycle;
 mod losses;
+mod owners;
 mod progress;
 mod row;
 mod session;
@@ -54,6 +55,7 @@ pub(super) struct Sessions {
     room: (u64, u64),
     /// How many of them outlive their connections.
     stored: usize,
+    owners: owners::Owners,
     /// Entries left out of rows. This replica's own count.
     entries_cut: u64,
 }
@@ -78,6 +80,11 @@ impl Sessions {
 
     pub(super) const fn stored_count(&self) -> usize {
         self.stored
+    }
+
+    /// How many belong to that user.
+    pub(super) fn owned_count(&self, owner: &str) -> u32 {
+        self.owners.count(owner)
     }
 
     pub(super) const fn entries_cut(&self) -> u64 {
@@ -308,7 +315,10 @@ impl Sessions {
         let client = key
             .try_into()
             .map_err(|_| DecodeError::new("client id", "not an MQTT string"))?;
-        let session = row::decode(&ClientId(client), &mut value)?;
+        let mut session = row::decode(&ClientId(client), &mut value)?;
+        if let Some(owner) = session.owner.take() {
+            session.owner = Some(self.owners.count_in(&owner));
+        }
         let number = self.table.insert(session);
         self.index(number);
         Ok(())

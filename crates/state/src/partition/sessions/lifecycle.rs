@@ -32,6 +32,8 @@ pub(in super::super) struct Attaching {
     /// A stored Session is resumed.
     pub(in super::super) session_present: bool,
     pub(in super::super) superseded: Option<answer::Superseded>,
+    /// Of a client that had no Session: how many here are its user's now.
+    pub(in super::super) owned: u32,
 }
 
 /// A new connection, as its record has it.
@@ -102,7 +104,14 @@ impl Sessions {
         let session = self.table.at_mut(number);
         session.expiry_s = new.session_expiry_s;
         // What nobody owned is the first one's who has a name.
-        session.owner = new.owner.filter(|owner| !owner.is_empty()).map(Into::into);
+        if session.owner.is_none() {
+            let owner = new.owner.filter(|owner| !owner.is_empty());
+            session.owner = owner.map(|owner| self.owners.count_in(owner));
+        }
+        let owned = match (known, &session.owner) {
+            (None, Some(owner)) => self.owners.count(owner),
+            _ => 0,
+        };
         session.attachment = Some(Box::new(Attachment {
             epoch: new.epoch,
             holder: new.holder,
@@ -114,6 +123,7 @@ impl Sessions {
         Ok(Attaching {
             session_present: resumed.is_some(),
             superseded,
+            owned,
         })
     }
 
@@ -317,6 +327,9 @@ impl Sessions {
         self.inflight.remove(&number);
         let mut session = self.table.remove(number);
         changed.insert(key(&session.client));
+        if let Some(owner) = &session.owner {
+            self.owners.count_out(owner);
+        }
         for subscription in &session.subscriptions {
             if subscription.holds_messages() {
                 self.interest.remove(&subscription.topic_filter(), number);

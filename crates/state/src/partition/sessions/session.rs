@@ -1,5 +1,7 @@
 //! One client's row: its connection, its stored Session, or both. Small, since there are millions; what few have is boxed.
 
+use std::sync::Arc;
+
 use magpie_codec::{SubscriptionOptions, Text, TopicFilter};
 
 use super::cursors;
@@ -25,8 +27,8 @@ pub(super) struct Session {
     /// Of its own, by partition, ascending. A member of a cohort is at the cohort's floors, if they are higher.
     pub(super) cursors: Box<[Cursor]>,
     pub(super) rare: Option<Box<Rare>>,
-    /// User name that it belongs to, never empty.
-    pub(super) owner: Option<Box<str>>,
+    /// User name that it belongs to, never empty; counted in [`Owners`](super::owners::Owners).
+    pub(super) owner: Option<Arc<str>>,
 }
 
 /// A connection.

@@ -74,6 +74,40 @@ fn one_session_too_many_is_refused_and_those_that_are_there_go_on() {
 }
 
 #[test]
+fn sessions_are_counted_for_their_users_and_told_with_a_new_one() {
+    let mut replica = Replica::configured();
+    let mut owned = |id, clean_start, expiry_s, owner| {
+        let attached = replica.try_connect_as(A1, id, clean_start, expiry_s, None, owner);
+        let told = attached.unwrap().owned;
+        (told, replica.state.owned_session_count("ann"))
+    };
+    assert_eq!(owned("a", true, 60, Some("ann")), (1, 1));
+    assert_eq!(
+        owned("b", true, 0, Some("ann")),
+        (2, 2),
+        "with or without expiry"
+    );
+    assert_eq!(owned("c", true, 60, Some("bob")), (1, 2));
+    assert_eq!(owned("d", true, 60, None), (0, 2));
+    // Who resumes or replaces a session adds none.
+    assert_eq!(owned("a", false, 60, Some("ann")), (0, 2));
+    assert_eq!(owned("a", true, 60, Some("ann")), (0, 2));
+    // What nobody owned is counted for who takes it, and nobody is refused for that.
+    assert_eq!(owned("d", false, 60, Some("ann")), (0, 3));
+
+    let mut loaded = PartitionState::default();
+    for row in replica.state.rows() {
+        loaded.load(row).unwrap();
+    }
+    assert_eq!(loaded.owned_session_count("ann"), 3);
+
+    replica.apply(&PartitionCommand::EndStream { stream: A1 });
+    assert_eq!(replica.state.owned_session_count("ann"), 2);
+    replica.pass_s(61);
+    assert_eq!(replica.state.owned_session_count("ann"), 0);
+}
+
+#[test]
 fn what_no_correct_node_writes_does_not_make_a_row_grow() {
     let mut replica = Replica::configured();
     let phone = replica.connect(A1, "phone", true, 60, None);
