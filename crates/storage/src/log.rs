@@ -63,7 +63,7 @@ pub struct Options {
     /// Segments kept ready beside the one being written. They are the reserve when the disk is
     /// full. Default 2.
     pub spare_segments: usize,
-    /// Payloads of durable entries kept in memory, of all groups. Default 64 MiB.
+    /// Durable entries kept in memory, of all groups: their payloads, and what each costs beside. Default 64 MiB.
     pub cache_bytes: usize,
     /// Bytes that may wait for the committer; appends beyond wait. Default 64 MiB.
     pub queue_bytes: usize,

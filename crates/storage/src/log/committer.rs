@@ -23,6 +23,9 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// This part of a segment is not for entries as long as there is no spare: purges need it to make
 /// room.
 const RESERVE_FRACTION: u32 = 16;
+/// What an entry costs in memory beside its payload: its place in a queue that may be half empty, the head of its allocation, the room
+/// that its maker left in it, and the counter that its readers share.
+pub(super) const CACHED_ENTRY_BYTES: usize = 2 * size_of::<bytes::Bytes>() + 128;
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(50);
 
 pub(super) struct Committer {
@@ -356,7 +359,9 @@ impl Committer {
                 if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
                     let counts = group.lock().landed(first.index, places, *truncations);
                     self.shared.count(&counts);
-                    let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+                    let bytes = entries.iter().map(|entry| entry.payload.len());
+                    let payload_bytes = bytes.sum::<usize>();
+                    let bytes = payload_bytes + entries.len() * CACHED_ENTRY_BYTES;
                     self.remember(group, last.index, bytes);
                 }
             }
@@ -434,8 +439,8 @@ impl Committer {
     }
 
     /// Keeps the payloads of a landed append readable from memory, as long as there is room.
-    fn remember(&mut self, group: &Arc<GroupCell>, upto: u64, payload_bytes: usize) {
-        let bytes = payload_bytes + size_of::<Cached>();
+    fn remember(&mut self, group: &Arc<GroupCell>, upto: u64, bytes: usize) {
+        let bytes = bytes + 2 * size_of::<Cached>();
         self.cached_bytes += bytes;
         self.cached.push_back(Cached {
             group: group.clone(),

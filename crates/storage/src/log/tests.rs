@@ -193,3 +193,22 @@ fn a_log_that_closes_makes_durable_what_is_queued_over_many_segments() {
         assert_eq!(log.range(GROUP), 4000..4001);
     }
 }
+
+#[test]
+fn entries_without_a_payload_count_in_the_cache_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(dir.path(), small(), RealDisk).unwrap();
+    for batch in 0..200 {
+        let first = 1 + batch * 10;
+        let empty = (first..first + 10).map(|index| entry(index, 1, b""));
+        append(&log, GROUP, empty.collect());
+    }
+    let group = log.shared.group(GROUP).unwrap();
+    let state = group.lock();
+    let kept = (1..2001).filter(|index| state.recent(*index).is_some());
+    let (kept, most) = (
+        kept.count(),
+        small().cache_bytes / committer::CACHED_ENTRY_BYTES,
+    );
+    assert!(0 < kept && kept <= most, "{kept} of {most}");
+}
