@@ -1,8 +1,12 @@
 //! What comes before MQTT on a new connection: the header of a balancer, the handshake of TLS, the upgrade to WebSocket.
 
+mod waiting;
+
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use magpie_framing::client_hello::{self, HELLO_BYTES_MAX};
 use magpie_framing::proxy_header::{self, ProxyHeader};
 use magpie_framing::upgrade::{self, HEAD_BYTES_MAX, Refusal, Rules};
 use serde::{Deserialize, Serialize};
@@ -55,6 +59,15 @@ impl Default for WebSocketConfig {
 }
 
 impl WebSocketConfig {
+    /// What requests for an upgrade are held to.
+    fn rules(&self, is_loopback: bool) -> Rules<'_> {
+        Rules {
+            path: &self.path,
+            origins: &self.origins,
+            is_loopback,
+        }
+    }
+
     pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
         let mut check = |key: &str, holds: bool, what: &str| {
             if !holds {
@@ -89,7 +102,7 @@ pub(crate) enum Error {
     #[error("the first bytes are no PROXY header")]
     ProxyHeader,
     #[error("the TLS handshake failed: {0}")]
-    Tls(std::io::Error),
+    Tls(io::Error),
     #[error("{0}")]
     Upgrade(Refusal),
     #[error("it was closed")]
@@ -129,8 +142,8 @@ pub(crate) async fn open(
     transport: Transport,
     is_loopback: bool,
 ) -> Result<(Stream, Peer), Error> {
-    // Until the client speaks, it costs no more than its socket. A look at a byte, since a new socket is said to be readable when it is not.
-    socket.peek(&mut [0]).await.map_err(|_| Error::Ended)?;
+    // Until the client has said what begins it, the connection costs no more than its socket.
+    begun(&socket, transport, &node.config.websocket, is_loopback).await?;
     let mut peer = Peer {
         remote,
         transport,
@@ -153,6 +166,32 @@ pub(crate) async fn open(
         stream = Stream::Ws(Box::new(web_socket));
     }
     Ok((stream, peer))
+}
+
+/// Waits for all of a ClientHello, or of the request for an upgrade.
+async fn begun(
+    socket: &TcpStream,
+    transport: Transport,
+    config: &WebSocketConfig,
+    is_loopback: bool,
+) -> Result<(), Error> {
+    match transport {
+        Transport::Tcp => Ok(()),
+        Transport::Tls | Transport::Wss => {
+            let is_enough = |bytes: &[u8]| {
+                let complete = client_hello::is_complete(bytes);
+                complete.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+            };
+            let waiting = waiting::wait_for::<HELLO_BYTES_MAX>(socket, is_enough);
+            waiting.await.map_err(Error::Tls)
+        }
+        Transport::Ws => {
+            let rules = config.rules(is_loopback);
+            let is_enough = |bytes: &[u8]| Ok(upgrade::answer(bytes, rules).is_some());
+            let waiting = waiting::wait_for::<HEAD_BYTES_MAX>(socket, is_enough);
+            waiting.await.map_err(|_| Error::Ended)
+        }
+    }
 }
 
 async fn handshake(
@@ -182,11 +221,7 @@ async fn upgrade(
     config: &WebSocketConfig,
     is_loopback: bool,
 ) -> Result<(), Error> {
-    let rules = Rules {
-        path: &config.path,
-        origins: &config.origins,
-        is_loopback,
-    };
+    let rules = config.rules(is_loopback);
     let mut request = Vec::with_capacity(REQUEST_BYTES);
     let verdict = loop {
         if let Some(verdict) = upgrade::answer(&request, rules) {

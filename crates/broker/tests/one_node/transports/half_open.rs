@@ -58,6 +58,10 @@ async fn whatever_comes_before_connect_has_the_time_of_connect() {
         (listening.mqtts.unwrap(), header.to_vec()),
         (listening.mqtts.unwrap(), hello.clone()),
         (listening.ws.unwrap(), request),
+        (
+            listening.ws.unwrap(),
+            begun(&[&b"GET /mqtt HTTP/1.1\r\nX: "[..], &[b'x'; 5000]].concat()),
+        ),
         (listening.wss.unwrap(), hello),
     ];
     let all = cases.map(|(address, bytes)| {
