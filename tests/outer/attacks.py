@@ -180,6 +180,20 @@ def half_open_over(target, door):
     return f"1000 connections, opened in {opened_in:.1f} s, closed after {min(took):.1f} to {max(took):.1f} s"
 
 
+def half_handshakes(target, door):
+    """Much of a ClientHello, or of the request for an upgrade, and never the rest: it is not this process that keeps it."""
+    if door.is_tls:
+        halves = (HELLO, b"\x16\x03\x01\x3e\x80\x01\x00\x3e\x7c\x03\x03" + b"r" * 12_000)
+    else:
+        head = f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nX: ".encode()
+        halves = (head, head + b"y" * 5500)
+    ends = Ends(2000)
+    for number in range(2000):
+        ends.add(open_with(door, halves[number % 2]))
+    took = ends.wait(CONNECT_TIMEOUT_S + 5)
+    return f"2000 connections closed after {min(took):.1f} to {max(took):.1f} s"
+
+
 # The beginning of a ClientHello that says it has 512 bytes.
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"r" * 200
 
@@ -666,6 +680,9 @@ ATTACKS = [
     # 32 KiB for each of 1,000; TLS has buffers of its own.
     Attack("1,000 half-open connections over TLS", half_open_over, 32, 16, transport="tls"),
     Attack("1,000 half-open connections over WebSocket", half_open_over, 16, 8, transport="ws"),
+    # 8 KiB for each of 2,000.
+    Attack("2,000 halves of a ClientHello", half_handshakes, 16, 8, transport="tls"),
+    Attack("2,000 halves of a request for WebSocket", half_handshakes, 16, 8, transport="ws"),
     Attack("WebSocket frames", web_sockets, 16, 8, transport="ws"),
     Attack("CONNECT of a huge announced length", huge_connect, 16, 8),
     # session.max_connect_size for each, and as much again for the buffer it comes in.

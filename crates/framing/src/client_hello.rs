@@ -82,6 +82,8 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     /// A message that says it has so many bytes, in records of so many.
