@@ -174,26 +174,38 @@ impl Connecting {
     }
 
     fn connack(&self, session_present: bool, limits: &Limits) -> Packet {
-        let has_properties = self.terms.version.has_properties();
-        let properties = has_properties.then(|| Box::new(self.connack_properties(limits)));
-        Packet::ConnAck(ConnAck {
-            session_present,
-            reason: ReasonCode::Success,
-            properties,
-        })
+        let packet = |properties| {
+            Packet::ConnAck(ConnAck {
+                session_present,
+                reason: ReasonCode::Success,
+                properties,
+            })
+        };
+        let Terms {
+            version,
+            packet_bytes_max,
+            ..
+        } = self.terms;
+        if !version.has_properties() {
+            return packet(None);
+        }
+        let mut properties = Box::new(self.connack_properties(limits));
+        if properties.response_information.is_some()
+            && !fits(version, &packet(Some(properties.clone())), packet_bytes_max)
+        {
+            // [MQTT-3.1.2-24]: of all of them, this is the one that a client can do without.
+            properties.response_information = None;
+        }
+        packet(Some(properties))
     }
 
-    /// To whom asks, and has room for it.
+    /// To whom asks.
     fn response_information(&self, limits: &Limits) -> Option<Text> {
         let is_wanted = properties(&self.connect)
             .is_some_and(|properties| properties.request_response_information);
-        let max = self.terms.packet_bytes_max;
         limits
             .response_information(&self.client_id)
             .filter(|_| is_wanted)
-            .filter(|text| {
-                max.is_none_or(|max| max.get() as usize >= CONNACK_BYTES_MAX as usize + text.len())
-            })
     }
 
     /// Takes one step on. Gives the established connection after the last one.

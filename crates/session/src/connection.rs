@@ -10,6 +10,7 @@ use magpie_codec::{
     PacketType, ProtocolVersion, QoS, ReasonCode, Text,
 };
 
+use crate::auth::fits;
 use crate::connect::Connecting;
 use crate::established::Established;
 use crate::reason::carried_by;
@@ -346,11 +347,15 @@ impl Connection {
             })
         });
         // [MQTT-3.2.2-6], [MQTT-3.2.2-4 v3.1.1]: no session with an error.
-        let connack = ConnAck {
+        let mut connack = ConnAck {
             session_present: false,
             reason: carried_by(PacketType::ConnAck, reason),
             properties,
         };
+        // [MQTT-3.1.2-24]: the reason matters more than where to go.
+        if connack.properties.is_some() && !self.is_taken(&Packet::ConnAck(connack.clone())) {
+            connack.properties = None;
+        }
         self.outputs
             .push_back(Output::Send(Packet::ConnAck(connack)));
     }
@@ -382,11 +387,21 @@ impl Connection {
                 ..DisconnectProperties::default()
             })
         });
+        let mut disconnect = Disconnect {
+            reason: carried_by(PacketType::Disconnect, reason),
+            properties,
+        };
+        // [MQTT-3.1.2-24]: the reason matters more than where to go. A reason string is left out by the codec.
+        if goes_elsewhere && !self.is_taken(&Packet::Disconnect(disconnect.clone())) {
+            disconnect.properties = None;
+        }
         self.outputs
-            .push_back(Output::Send(Packet::Disconnect(Disconnect {
-                reason: carried_by(PacketType::Disconnect, reason),
-                properties,
-            })));
+            .push_back(Output::Send(Packet::Disconnect(disconnect)));
+    }
+
+    /// Whether the client takes a packet of this size.
+    fn is_taken(&self, packet: &Packet) -> bool {
+        fits(self.version, packet, self.packet_bytes_max)
     }
 
     /// Whether a client that is sent away is told where to.

@@ -295,6 +295,33 @@ fn a_client_that_is_sent_away_is_told_where_to() {
     let properties = connack.properties.as_ref().unwrap();
     assert_eq!(properties.server_reference, Some(elsewhere));
 
+    // [MQTT-3.1.2-24]: without room for it, both leave it out.
+    let asked = |bytes| {
+        connect_v5(ConnectProperties {
+            maximum_packet_size: std::num::NonZeroU32::new(bytes),
+            ..ConnectProperties::default()
+        })
+    };
+    let cases = [(29, true, true), (28, true, false), (27, false, false)];
+    for (bytes, in_disconnect, in_connack) in cases {
+        let mut driver = Driver::connected_with(limits.clone(), asked(bytes));
+        driver.connection.handle_close(Eviction::ShuttingDown, now);
+        let outputs = driver.drain();
+        let Some(Output::Send(Packet::Disconnect(disconnect))) = outputs.first() else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!(disconnect.reason, ReasonCode::UseAnotherServer);
+        assert_eq!(disconnect.properties.is_some(), in_disconnect, "{bytes}");
+
+        let mut driver = Driver::new(limits.clone());
+        driver.packet(Packet::Connect(Box::new(asked(bytes))));
+        driver.connection.handle_close(Eviction::ShuttingDown, now);
+        let outputs = driver.drain();
+        let refused = self::connack(&outputs);
+        assert_eq!(refused.reason, ReasonCode::UseAnotherServer);
+        assert_eq!(refused.properties.is_some(), in_connack, "{bytes}");
+    }
+
     // Any other end says nothing of it.
     let mut driver = Driver::connected_with(limits, connect(ProtocolVersion::V5));
     driver.connection.handle_close(Eviction::Kicked, now);

@@ -522,5 +522,26 @@ fn response_information_is_for_who_asks_and_cannot_reach_further() {
     assert_eq!(told("phone", false, None), None);
     assert_eq!(told("phone/#", true, None), None);
     assert_eq!(told("phone/other", true, None), None);
-    assert_eq!(told("phone", true, Some(130)), None, "no room for it");
+    // [MQTT-3.1.2-24]: told exactly if there is room, and let in without.
+    let least = (20..200).find(|max| told("phone", true, Some(*max)).is_some());
+    let connack = |asks| {
+        let connect = connect_v5(ConnectProperties {
+            request_response_information: asks,
+            ..ConnectProperties::default()
+        });
+        let client_id = Text::from_static("phone");
+        let (_, outputs) = let_in(
+            limits.clone(),
+            Connect {
+                client_id,
+                ..connect
+            },
+        );
+        let connack = Packet::ConnAck(connack(&outputs).clone());
+        let mut bytes = BytesMut::new();
+        magpie_codec::encode(ProtocolVersion::V5, &connack, None, &mut bytes).unwrap();
+        u32::try_from(bytes.len()).unwrap()
+    };
+    assert_eq!(least, Some(connack(true)));
+    assert_eq!(told("phone", true, Some(connack(false))), None);
 }
