@@ -42,7 +42,7 @@ pub enum Change {
         /// The rule.
         rule: Rule,
     },
-    /// Removes a rule.
+    /// Removes a rule; one that was removed before counts as removed.
     RemoveRule {
         /// Its number.
         id: RuleId,

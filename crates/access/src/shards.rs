@@ -1,6 +1,7 @@
 //! A map in pieces that are shared with whoever took a copy, so that a copy costs next to nothing and a change copies one piece.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::{BuildHasher, Hash};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -54,14 +55,23 @@ impl<K: Ord + Hash + Clone, V: Clone> Shards<K, V> {
     /// The first entries behind `after`, in order, at most `limit`.
     pub(crate) fn page(&self, after: Option<&K>, limit: usize) -> Vec<(&K, &V)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let of_each = |shard| BTreeMap::range(shard, (from, Bound::Unbounded)).take(limit);
-        let mut page: Vec<_> = self
+        // Each piece is in order: only their next keys are compared.
+        let mut pieces: Vec<_> = self
             .shards
             .iter()
-            .flat_map(|shard| of_each(&**shard))
+            .map(|shard| BTreeMap::range(&**shard, (from, Bound::Unbounded)).peekable())
             .collect();
-        page.sort_unstable_by_key(|(key, _)| *key);
-        page.truncate(limit);
+        let firsts = pieces.iter_mut().enumerate();
+        let mut next: BinaryHeap<Reverse<(&K, usize)>> = firsts
+            .filter_map(|(at, piece)| piece.peek().map(|(key, _)| Reverse((*key, at))))
+            .collect();
+        let mut page = Vec::new();
+        while page.len() < limit
+            && let Some(Reverse((_, at))) = next.pop()
+        {
+            page.extend(pieces[at].next());
+            next.extend(pieces[at].peek().map(|(key, _)| Reverse((*key, at))));
+        }
         page
     }
 

@@ -152,7 +152,11 @@ impl Tables {
 
     fn remove_rule(&mut self, id: RuleId, touched: &mut Vec<Key>) -> Changed {
         if !self.now.rules.contains_key(&id) {
-            return Changed::Absent;
+            // Numbers are not given again: one that was given is of a rule that is removed, whoever asks for it once more.
+            return match RuleId(1) <= id && id <= self.last_rule {
+                true => Changed::Done,
+                false => Changed::Absent,
+            };
         }
         Arc::make_mut(&mut self.now.rules).remove(&id);
         self.now.rules_revision += 1;

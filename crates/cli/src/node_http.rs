@@ -120,12 +120,21 @@ impl NodeHttp {
     /// # Errors
     /// As [`get`](Self::get).
     pub(crate) fn delete(&self, path: &str) -> anyhow::Result<bool> {
+        Ok(self.delete_told(path)?.is_some())
+    }
+
+    /// Deletes a resource; gives what the API answers, `null` for nothing, or `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) fn delete_told(&self, path: &str) -> anyhow::Result<Option<serde_json::Value>> {
         let request = self.agent.delete(self.url(&format!("/api/v1{path}")));
         let answer = self.authorized(request).call();
         if matches!(&answer, Ok(response) if response.status() == 404) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.accepted(answer).map(|_| true)
+        let mut response = self.accepted(answer)?;
+        Ok(Some(response.body_mut().read_json().unwrap_or_default()))
     }
 
     /// Asks for something to be done.

@@ -100,7 +100,14 @@ fn numbers_of_rules_are_never_used_again() {
     assert_eq!(apply(&mut tables, add_rule("a")), first);
     let remove = |id| Change::RemoveRule { id: RuleId(id) };
     assert_eq!(apply(&mut tables, remove(1)), Ok(Changed::Done));
-    assert_eq!(apply(&mut tables, remove(1)), Ok(Changed::Absent));
+    assert_eq!(
+        apply(&mut tables, remove(1)),
+        Ok(Changed::Done),
+        "once more"
+    );
+    for never in [0, 2] {
+        assert_eq!(apply(&mut tables, remove(never)), Ok(Changed::Absent));
+    }
     assert_eq!(
         apply(&mut tables, add_rule("a")),
         Ok(Changed::Rule(RuleId(2)))

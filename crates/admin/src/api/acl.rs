@@ -80,10 +80,17 @@ pub(crate) async fn add(
     Ok((StatusCode::CREATED, Extension(Details(details)), Json(row)))
 }
 
+#[derive(Serialize)]
+pub(crate) struct Left {
+    /// Rules that there are now; without any, everybody may do everything.
+    left: usize,
+}
+
+/// Removes a rule; of one that was removed before this says the same.
 pub(crate) async fn remove(
     State(state): State<SharedState>,
     Path(id): Path<u64>,
-) -> Result<(StatusCode, Extension<Details>), ApiError> {
+) -> Result<(Extension<Details>, Json<Left>), ApiError> {
     let id = RuleId(id);
     let rule = {
         let policy = cluster(&state)?.policy().borrow().clone();
@@ -92,5 +99,7 @@ pub(crate) async fn remove(
     let changed = change_access(&state, Change::RemoveRule { id }).await?;
     changed
         .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, format!("there is no rule {id}")))?;
-    Ok((StatusCode::NO_CONTENT, Extension(Details(json!(rule)))))
+    let policy = cluster(&state)?.policy().borrow().clone();
+    let left = policy.tables().rules().len();
+    Ok((Extension(Details(json!(rule))), Json(Left { left })))
 }

@@ -33,6 +33,8 @@ enum Command {
         who: Who,
     },
     /// Remove rules
+    ///
+    /// A rule that was removed before counts as removed. When the last one goes, everybody may do everything again.
     Remove {
         /// Numbers of the rules
         #[arg(value_name = "ID", required = true)]
@@ -133,18 +135,30 @@ impl AclArgs {
 }
 
 fn remove(node: &NodeHttp, ids: &[u64], json: bool) -> anyhow::Result<()> {
+    let mut left = None;
     for id in ids {
-        if !node.delete(&format!("/acl/{id}"))? {
-            bail!("there is no rule {id}");
-        }
+        let Some(told) = node.delete_told(&format!("/acl/{id}"))? else {
+            warn_if_open(left);
+            bail!("there never was a rule {id}");
+        };
+        left = told["left"].as_u64();
         if !json {
             println!("rule {id} is removed");
         }
     }
     if json {
-        println!("{:#}", json!({ "removed": ids }));
+        println!("{:#}", json!({ "removed": ids, "left": left }));
     }
+    warn_if_open(left);
     Ok(())
+}
+
+fn warn_if_open(left: Option<u64>) {
+    if left == Some(0) {
+        eprintln!(
+            "warning: no rule is left: every client that may connect can now publish and subscribe to everything"
+        );
+    }
 }
 
 fn list(node: &NodeHttp, who: Option<&str>, json: bool) -> anyhow::Result<()> {
