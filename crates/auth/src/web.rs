@@ -1,7 +1,6 @@
 //! Requests to web services: connections are kept and used again, answers are bounded, redirections are not followed.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +11,6 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use crate::Error;
 
@@ -32,26 +28,24 @@ pub(crate) struct Web {
 impl Web {
     /// `ca_file`: who vouches for the services, instead of those whom the system trusts.
     pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let wrong = |what: String| Error::Value {
+            key: "ca_file",
+            what,
+        };
         let builder = HttpsConnectorBuilder::new();
         let builder = match ca_file {
             Some(path) => {
-                let config = ClientConfig::builder_with_provider(provider)
-                    .with_safe_default_protocol_versions()
-                    .expect("the provider has cipher suites of TLS 1.2 and 1.3");
-                builder.with_tls_config(
-                    config
-                        .with_root_certificates(roots(path)?)
-                        .with_no_client_auth(),
-                )
+                let roots = magpie_tls::authorities(path);
+                let roots = roots.map_err(|error| wrong(error.to_string()))?;
+                let config = magpie_tls::client().with_root_certificates(roots);
+                builder.with_tls_config(config.with_no_client_auth())
             }
             None => builder
-                .with_provider_and_native_roots((*provider).clone())
-                .map_err(|error| Error::Value {
-                    key: "ca_file",
-                    what: format!(
+                .with_provider_and_native_roots(magpie_tls::provider())
+                .map_err(|error| {
+                    wrong(format!(
                         "the system's trusted certificates cannot be read ({error}); name a file"
-                    ),
+                    ))
                 })?,
         };
         let mut http = HttpConnector::new();
@@ -125,26 +119,6 @@ fn explain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-fn roots(path: &Path) -> Result<RootCertStore, Error> {
-    let wrong = |what: String| Error::Value {
-        key: "ca_file",
-        what,
-    };
-    let certificates = CertificateDer::pem_file_iter(path)
-        .map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        let added = certificate
-            .map_err(|error| error.to_string())
-            .and_then(|it| roots.add(it).map_err(|error| error.to_string()));
-        added.map_err(|what| wrong(format!("{}: {what}", path.display())))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong(format!("{} has no certificate", path.display())));
-    }
-    Ok(roots)
 }
 
 /// Whether a text is the address of a web service.

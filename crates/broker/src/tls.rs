@@ -2,21 +2,19 @@
 
 mod names;
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use magpie_tls::{authorities, certificates, private_key, provider};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
 use crate::ListenerConfig;
 use crate::config::Problem;
@@ -86,7 +84,7 @@ impl Tls {
 /// # Errors
 /// Everything that is wrong with them, by the keys of the configuration.
 pub(crate) fn load(config: &ListenerConfig) -> Result<Loaded, Vec<Problem>> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = provider();
     let mut problems = Vec::new();
     let mut of = |key: &str, result: Result<Option<_>, String>| {
         result.unwrap_or_else(|what| {
@@ -113,9 +111,7 @@ pub(crate) fn load(config: &ListenerConfig) -> Result<Loaded, Vec<Problem>> {
     let certified = certified(chain, key, &provider, config).map_err(|problem| vec![problem])?;
     let certified = Arc::new(certified);
     let server = |protocol: &[u8]| {
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("the provider has TLS 1.2 and 1.3");
+        let builder = magpie_tls::server();
         let builder = match &verifier {
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
@@ -143,41 +139,10 @@ pub(crate) fn load(config: &ListenerConfig) -> Result<Loaded, Vec<Problem>> {
 
 fn required<T>(
     path: Option<&Path>,
-    read: impl Fn(&Path) -> Result<T, String>,
+    read: impl Fn(&Path) -> Result<T, magpie_tls::Error>,
 ) -> Result<Option<T>, String> {
     let path = path.ok_or("must be set, for the listeners with TLS")?;
-    read(path).map(Some)
-}
-
-/// All certificates of a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let shown = path.display();
-    let reader = open(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_reader_iter(reader)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("{shown} is not a PEM file: {error}"))?;
-    if certificates.is_empty() {
-        return Err(format!(
-            "{shown} has no certificate (a PEM file with BEGIN CERTIFICATE)"
-        ));
-    }
-    Ok(certificates)
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let shown = path.display();
-    PrivateKeyDer::from_pem_reader(open(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => format!(
-            "{shown} has no private key (a PEM file with BEGIN PRIVATE KEY); one with a passphrase must be decrypted first"
-        ),
-        error => format!("{shown} is not a PEM file: {error}"),
-    })
-}
-
-fn open(path: &Path) -> Result<BufReader<File>, String> {
-    File::open(path)
-        .map(BufReader::new)
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+    read(path).map(Some).map_err(|error| error.to_string())
 }
 
 fn client_verifier(
@@ -187,12 +152,7 @@ fn client_verifier(
     let Some(path) = config.tls_client_ca.as_deref() else {
         return Ok(None);
     };
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(path)? {
-        roots
-            .add(authority)
-            .map_err(|error| format!("{} has no usable authority: {error}", path.display()))?;
-    }
+    let roots = authorities(path).map_err(|error| error.to_string())?;
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = match config.tls_client_cert {

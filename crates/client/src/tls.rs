@@ -5,18 +5,18 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use magpie_tls::{authorities, certificates, private_key, provider};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
 };
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// Whose certificates a client takes.
 #[derive(Clone, Copy, Debug)]
@@ -41,25 +41,25 @@ impl Tls {
     /// # Errors
     /// In words: a file cannot be used.
     pub fn new(trust: Trust<'_>, own: Option<(&Path, &Path)>) -> Result<Self, String> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("the provider has TLS 1.2 and 1.3");
+        let builder = magpie_tls::client();
         let builder = match trust {
-            Trust::File(path) => builder.with_root_certificates(authorities(path)?),
+            Trust::File(path) => builder
+                .with_root_certificates(authorities(path).map_err(|error| error.to_string())?),
             Trust::System => builder.with_root_certificates(system_authorities()?),
             Trust::Anybody => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnybodyVerifier(provider))),
+                .with_custom_certificate_verifier(Arc::new(AnybodyVerifier(provider()))),
         };
         let mut config = match own {
             None => builder.with_no_client_auth(),
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-                .map_err(|error| {
+            Some((certificate, key)) => {
+                let files = || Ok((certificates(certificate)?, private_key(key)?));
+                let (chain, der) = files().map_err(|error: magpie_tls::Error| error.to_string())?;
+                builder.with_client_auth_cert(chain, der).map_err(|error| {
                     let (certificate, key) = (certificate.display(), key.display());
                     format!("{certificate} and {key} cannot be used together: {error}")
-                })?,
+                })?
+            }
         };
         config.alpn_protocols = vec![b"mqtt".to_vec()];
         Ok(Self {
@@ -84,16 +84,6 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(path)? {
-        roots
-            .add(authority)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(roots)
-}
-
 fn system_authorities() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -103,26 +93,6 @@ fn system_authorities() -> Result<RootCertStore, String> {
         None if roots.is_empty() => Err("this system trusts no authority".to_owned()),
         _ => Ok(roots),
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let shown = path.display();
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    match certificates.is_empty() {
-        true => Err(format!("{shown} has no certificate")),
-        false => Ok(certificates),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| {
-        format!(
-            "{} has no private key that can be read: {error}",
-            path.display()
-        )
-    })
 }
 
 /// Takes every certificate, but only from whoever has its key.
@@ -148,12 +118,7 @@ impl ServerCertVerifier for AnybodyVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
-        tokio_rustls::rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            algorithms,
-        )
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -163,12 +128,7 @@ impl ServerCertVerifier for AnybodyVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
-        tokio_rustls::rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            algorithms,
-        )
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -6,21 +6,30 @@ use std::fs;
 use super::tree::{fail_on, root};
 
 /// Each crate and those of ours that it uses, lowest first. A crate may only use crates above its line.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("failpoint", &[]),
     ("audit", &[]),
     ("codec", &[]),
     ("framing", &[]),
     ("storage", &["failpoint"]),
+    ("tls", &[]),
     ("access", &["codec"]),
-    ("auth", &["access", "codec"]),
+    ("auth", &["access", "codec", "tls"]),
     ("router", &["codec"]),
     ("session", &["codec"]),
-    ("client", &["codec"]),
+    ("client", &["codec", "tls"]),
     ("state", &["access", "codec", "router"]),
     (
         "cluster",
-        &["access", "codec", "failpoint", "router", "state", "storage"],
+        &[
+            "access",
+            "codec",
+            "failpoint",
+            "router",
+            "state",
+            "storage",
+            "tls",
+        ],
     ),
     (
         "broker",
@@ -35,6 +44,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "router",
             "session",
             "state",
+            "tls",
         ],
     ),
     // Shows what the broker, the cluster and the state are called; drives the broker only.

@@ -1,18 +1,17 @@
 //! TLS between nodes: both sides show a certificate of the cluster's authority. It comes on top of the cluster secret, which every call
 //! carries in any case.
 
+use std::fmt::Display;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, Error, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::socket::Socket;
@@ -79,32 +78,24 @@ async fn in_time<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Resul
 }
 
 fn read(files: &TlsFiles) -> Result<Configs, ConfigError> {
-    let provider = Arc::new(ring::default_provider());
-    let chain = certificates("cluster_tls_cert", &files.certificate)?;
-    let key = || private_key(&files.key);
-    let mut roots = RootCertStore::empty();
-    for authority in certificates("cluster_tls_ca", &files.authority)? {
-        roots
-            .add(authority)
-            .map_err(|error| wrong("cluster_tls_ca", &files.authority, error))?;
-    }
-    let roots = Arc::new(roots);
+    let chain = magpie_tls::certificates(&files.certificate);
+    let chain = chain.map_err(|error| wrong("cluster_tls_cert", &error))?;
+    let key = magpie_tls::private_key(&files.key);
+    let key = key.map_err(|error| wrong("cluster_tls_key", &error))?;
+    let roots = magpie_tls::authorities(&files.authority);
+    let roots = Arc::new(roots.map_err(|error| wrong("cluster_tls_ca", &error))?);
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), magpie_tls::provider())
             .build()
-            .map_err(|error| wrong("cluster_tls_ca", &files.authority, error))?;
-    let unusable = |error: Error| wrong("cluster_tls_key", &files.key, error);
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
+            .map_err(|error| unusable("cluster_tls_ca", &files.authority, &error))?;
+    let unusable = |error: Error| unusable("cluster_tls_key", &files.key, &error);
+    let server = magpie_tls::server()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.clone(), key()?)
+        .with_single_cert(chain.clone(), key.clone_key())
         .map_err(unusable)?;
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
+    let client = magpie_tls::client()
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key()?)
+        .with_client_auth_cert(chain, key)
         .map_err(unusable)?;
     Ok(Configs {
         client: Arc::new(client),
@@ -112,26 +103,13 @@ fn read(files: &TlsFiles) -> Result<Configs, ConfigError> {
     })
 }
 
-fn certificates(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(key, path, error))?;
-    match certificates.is_empty() {
-        true => Err(wrong(key, path, "it has no certificate")),
-        false => Ok(certificates),
-    }
+fn unusable(key: &'static str, path: &Path, error: &impl Display) -> ConfigError {
+    wrong(key, &format!("{} cannot be used: {error}", path.display()))
 }
 
-fn private_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| wrong("cluster_tls_key", path, error))
-}
-
-fn wrong(key: &'static str, path: &Path, error: impl std::fmt::Display) -> ConfigError {
+fn wrong(key: &'static str, problem: &impl ToString) -> ConfigError {
     ConfigError {
         key,
-        problem: format!("{} cannot be used: {error}", path.display()),
+        problem: problem.to_string(),
     }
 }
