@@ -1,8 +1,7 @@
 //! What may be around MQTT on a network connection: the PROXY header of a balancer and the ClientHello of TLS before it, and WebSocket
 //! (RFC 6455) around it.
 //!
-//! Bytes come in and bytes go out; nothing here knows a socket or a clock. The broker uses the server's side of it, the command line's
-//! clients use the other.
+//! Bytes come in and bytes go out; nothing here knows a socket or a clock.
 
 pub mod client_hello;
 pub mod frames;
