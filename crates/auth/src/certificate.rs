@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The names in a verified certificate.
+/// The names in a client's certificate, as far as they are UTF-8.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateNames {
-    /// Common Name of the subject.
+    /// The Common Name of the subject, the last if there are several.
     pub common_name: Option<String>,
-    /// Subject Alternative Names: of hosts.
+    /// Alternative names that are DNS names.
     pub dns_names: Vec<String>,
-    /// URIs.
+    /// Alternative names that are URIs.
     pub uris: Vec<String>,
-    /// Mail addresses.
+    /// Alternative names that are mail addresses.
     pub emails: Vec<String>,
 }
 

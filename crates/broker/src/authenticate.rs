@@ -1,6 +1,6 @@
 //! From a CONNECT to the question who it is, and from the answer to a reason code.
 
-use magpie_auth::{CertificateNames, Refusal, Request};
+use magpie_auth::{Refusal, Request};
 use magpie_codec::{ProtocolVersion, ReasonCode};
 use magpie_session::Credentials;
 
@@ -33,14 +33,7 @@ pub(crate) fn request(credentials: &Credentials, peer: &Peer, anonymity: Anonymi
             ProtocolVersion::V3_1_1 => 4,
             ProtocolVersion::V5 => 5,
         },
-        certificate: peer.certificate.as_ref().map(|names| {
-            std::sync::Arc::new(CertificateNames {
-                common_name: names.common_name.clone(),
-                dns_names: names.dns_names.clone(),
-                uris: names.uris.clone(),
-                emails: names.emails.clone(),
-            })
-        }),
+        certificate: peer.certificate.clone(),
         allow_anonymous: anonymity.allowed,
         is_loopback: anonymity.is_loopback,
     }

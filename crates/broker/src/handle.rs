@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use magpie_auth::Identity;
+use magpie_auth::{CertificateNames, Identity};
 use magpie_cluster::ShareMember;
 use magpie_codec::ProtocolVersion;
 use magpie_state::{ClientId, Epoch, ShareSession};
 
 use crate::mailbox::{Mailbox, MailboxConfig};
-use crate::peer::{CertificateNames, Peer, Transport};
+use crate::peer::{Peer, Transport};
 
 /// One connection, as others see it. The task owns everything else.
 #[derive(Debug)]

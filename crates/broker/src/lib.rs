@@ -55,7 +55,7 @@ pub use listener::{ListenerConfig, Listening};
 pub use mailbox::MailboxConfig;
 pub use node::{Error, Node, Totals};
 pub use opening::WebSocketConfig;
-pub use peer::{CertificateNames, Transport};
+pub use peer::Transport;
 pub use rate::RatePolicy;
 pub use session_limits::SessionConfig;
 pub use sys_topics::SysTopicsConfig;

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use magpie_auth::CertificateNames;
 use magpie_framing::client_hello::{self, HELLO_BYTES_MAX};
 use magpie_framing::proxy_header::{self, ProxyHeader};
 use magpie_framing::upgrade::{self, HEAD_BYTES_MAX, Refusal, Rules};
@@ -19,7 +20,7 @@ use bytesize::ByteSize;
 
 use crate::config::Problem;
 use crate::node::Shared;
-use crate::peer::{CertificateNames, Peer, Transport};
+use crate::peer::{Peer, Transport};
 use crate::stream::Stream;
 use crate::tls;
 use crate::websocket::WebSocket;

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use magpie_auth::CertificateNames;
+
 /// What is known of a client before its CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -49,17 +51,4 @@ impl Transport {
             Self::Wss => "wss",
         }
     }
-}
-
-/// The names in a client's certificate.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CertificateNames {
-    /// The Common Name of the subject, the last if there are several.
-    pub common_name: Option<String>,
-    /// Alternative names that are DNS names.
-    pub dns_names: Vec<String>,
-    /// Alternative names that are URIs.
-    pub uris: Vec<String>,
-    /// Alternative names that are mail addresses.
-    pub emails: Vec<String>,
 }

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use magpie_auth::CertificateNames;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
-
-use crate::peer::CertificateNames;
 
 /// Names of one certificate that are looked at; the handshake bounds their bytes.
 const NAMES_MAX: usize = 64;
