@@ -2,17 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use magpie_state::PartitionId;
 use magpie_state::control::ControlState;
 use magpie_state::partition::PartitionState;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::index::PartitionIndex;
 use crate::raft::{GroupId, RaftGroup};
 
 /// The control group of every cluster.
 pub(crate) const CONTROL: GroupId = GroupId(0);
+
+/// Replicas without a task are looked for so often at least: the task of one before them may take a while to end.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The Raft group of a partition.
 pub(crate) const fn group_of(partition: PartitionId) -> GroupId {
@@ -83,6 +89,32 @@ impl Groups {
     /// Changes whenever a replica appears or goes.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.inner.generation.subscribe()
+    }
+
+    /// Runs `tend` as a task for each replica, those that come later included, until the node stops. The task of a replica that is stopped
+    /// has to end; another replica may be in its place.
+    pub(crate) async fn tend<F>(
+        &self,
+        stop: &CancellationToken,
+        tend: impl Fn(PartitionId, RaftGroup<PartitionState>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut changed = self.inner.generation.subscribe();
+        let mut tended: HashMap<PartitionId, JoinHandle<()>> = HashMap::new();
+        loop {
+            for (partition, group) in self.partitions() {
+                let is_tended = tended.get(&partition).is_some_and(|it| !it.is_finished());
+                if !is_tended && !group.is_stopped() {
+                    tended.insert(partition, tokio::spawn(tend(partition, group)));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = changed.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
     }
 
     /// The control group runs. Called once.

@@ -35,20 +35,8 @@ impl Leaders {
             if before.is_some_and(|before| before.term > term) {
                 return false;
             }
-            let confirmed = Some(
-                before
-                    .and_then(|before| before.confirmed)
-                    .map_or(asked, |at| at.max(asked)),
-            );
-            known.insert(
-                group,
-                Led {
-                    leader,
-                    term,
-                    confirmed,
-                },
-            );
-            before.is_none_or(|before| before.leader != leader)
+            let confirmed = before.and_then(|before| before.confirmed).max(Some(asked));
+            put(known, group, (leader, term, confirmed))
         });
     }
 
@@ -60,39 +48,17 @@ impl Leaders {
                 return false;
             }
             let confirmed = before.and_then(|before| before.confirmed);
-            known.insert(
-                group,
-                Led {
-                    leader,
-                    term,
-                    confirmed,
-                },
-            );
-            before.is_none_or(|before| before.leader != leader)
+            put(known, group, (leader, term, confirmed))
         });
     }
 
     /// Somebody believes that `leader` leads `group`.
     pub(crate) fn hint(&self, group: GroupId, leader: NodeId) {
-        self.known
-            .send_if_modified(|known| match known.get_mut(&group) {
-                Some(led) if led.leader == leader => false,
-                Some(led) => {
-                    led.leader = leader;
-                    true
-                }
-                None => {
-                    known.insert(
-                        group,
-                        Led {
-                            leader,
-                            term: 0,
-                            confirmed: None,
-                        },
-                    );
-                    true
-                }
-            });
+        self.known.send_if_modified(|known| {
+            let before = known.get(&group);
+            let (term, confirmed) = before.map_or((0, None), |led| (led.term, led.confirmed));
+            put(known, group, (leader, term, confirmed))
+        });
     }
 
     /// The leader of `group`, last that was heard.
@@ -124,6 +90,21 @@ impl Leaders {
     pub(crate) fn changes(&self) -> Changes {
         Changes(self.known.subscribe())
     }
+}
+
+/// Returns whether this is another leader than before.
+fn put(
+    known: &mut HashMap<GroupId, Led>,
+    group: GroupId,
+    (leader, term, confirmed): (NodeId, u64, Option<Instant>),
+) -> bool {
+    let led = Led {
+        leader,
+        term,
+        confirmed,
+    };
+    let before = known.insert(group, led);
+    before.is_none_or(|before| before.leader != leader)
 }
 
 /// Wakes whenever some group's leader changes.

@@ -28,8 +28,6 @@ use crate::stream::propose_append;
 
 /// An outbox is looked at so often at most.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Replicas are looked for so often at least.
-const REPLICAS_EVERY: Duration = Duration::from_secs(1);
 /// Batches that are sent before the first of them is taken out; the other end has room for as many answers.
 const BATCHES_MAX: usize = 48;
 /// Bytes that are sent before, but for the batch that reaches it.
@@ -55,23 +53,8 @@ pub(crate) struct OutboxParts {
 /// Tends the outboxes of this node's replicas until the node stops.
 pub(crate) async fn run(parts: OutboxParts) {
     let parts = Arc::new(parts);
-    let mut changed = parts.groups.changed();
-    let mut tended: HashMap<PartitionId, JoinHandle<()>> = HashMap::new();
-    loop {
-        for (partition, group) in parts.groups.partitions() {
-            // The task of a replica that was stopped ends; another replica may be in its place.
-            let is_tended = tended.get(&partition).is_some_and(|it| !it.is_finished());
-            if !is_tended && !group.is_stopped() {
-                let tending = tend(Arc::clone(&parts), partition, group);
-                tended.insert(partition, tokio::spawn(tending));
-            }
-        }
-        tokio::select! {
-            () = parts.stop.cancelled() => return,
-            _ = changed.changed() => {}
-            () = tokio::time::sleep(REPLICAS_EVERY) => {}
-        }
-    }
+    let tend = |partition, group| tend(Arc::clone(&parts), partition, group);
+    parts.groups.tend(&parts.stop, tend).await;
 }
 
 /// Sees to one replica's outbox whenever it leads.

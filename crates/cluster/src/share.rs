@@ -15,14 +15,12 @@ mod pending;
 mod sweep;
 mod topics;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use magpie_codec::{QoS, TopicFilter};
 use magpie_state::partition::PartitionState;
 use magpie_state::{NodeId, PartitionId, Record, ShareSession};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::groups::Groups;
@@ -38,8 +36,6 @@ pub(crate) use dealt::serve_dealt;
 pub use dealt::{DealtMessage, DealtTail};
 pub(crate) use sweep::serve_subscribed;
 
-/// Replicas are looked for so often at least.
-const REPLICAS_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a record that was not taken is sent again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -64,23 +60,8 @@ pub(crate) struct ShareParts {
 /// Deals for the replicas of this node that lead, until the node stops.
 pub(crate) async fn run(parts: ShareParts) {
     let parts = Arc::new(parts);
-    let mut changed = parts.groups.changed();
-    let mut tended: HashMap<PartitionId, JoinHandle<()>> = HashMap::new();
-    loop {
-        for (partition, group) in parts.groups.partitions() {
-            // The task of a replica that was stopped ends; another replica may be in its place.
-            let is_tended = tended.get(&partition).is_some_and(|it| !it.is_finished());
-            if !is_tended && !group.is_stopped() {
-                let tending = dealer::tend(Arc::clone(&parts), partition, group);
-                tended.insert(partition, tokio::spawn(tending));
-            }
-        }
-        tokio::select! {
-            () = parts.stop.cancelled() => return,
-            _ = changed.changed() => {}
-            () = tokio::time::sleep(REPLICAS_EVERY) => {}
-        }
-    }
+    let tend = |partition, group| dealer::tend(Arc::clone(&parts), partition, group);
+    parts.groups.tend(&parts.stop, tend).await;
 }
 
 impl Cluster {
