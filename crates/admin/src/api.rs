@@ -6,11 +6,13 @@ mod body;
 mod clients;
 mod drain;
 mod nodes;
+mod page;
 mod retained;
 mod sessions;
 mod status;
 mod users;
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::handler::Handler;
@@ -20,9 +22,9 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Json, Router};
-use magpie_access::{Change, Changed};
+use magpie_access::{Change, Changed, Policy};
 use magpie_broker::Node;
-use magpie_cluster::Cluster;
+use magpie_cluster::{Cluster, Error};
 use serde::Serialize;
 
 use crate::audited::{Failed, audited};
@@ -153,6 +155,30 @@ impl ApiError {
             error: error.into(),
         }
     }
+
+    /// The request says something that cannot be.
+    fn bad(error: &impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.to_string())
+    }
+
+    /// What the request is about is not there.
+    fn absent(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    /// It may work later, or at another node.
+    fn unavailable(error: &impl ToString) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(why) => Self::new(StatusCode::CONFLICT, why),
+            error => Self::unavailable(&error),
+        }
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -168,7 +194,9 @@ impl IntoResponse for ApiError {
 
 /// The cluster, or the answer while there is none.
 fn cluster(state: &State) -> Result<&Cluster, ApiError> {
-    state.cluster().ok_or_else(|| starting("the node starts"))
+    state
+        .cluster()
+        .ok_or_else(|| ApiError::unavailable(&"the node starts"))
 }
 
 /// The cluster, once it is formed, or the answer before.
@@ -181,23 +209,19 @@ fn formed(state: &State) -> Result<&Cluster, ApiError> {
 fn node(state: &State) -> Result<&Node, ApiError> {
     state
         .node()
-        .ok_or_else(|| starting("the node is not part of a cluster yet"))
+        .ok_or_else(|| ApiError::unavailable(&"the node is not part of a cluster yet"))
 }
 
-fn starting(why: &str) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why)
+/// The users, rules and bans of now.
+fn policy(state: &State) -> Result<Arc<Policy>, ApiError> {
+    Ok(Arc::clone(&cluster(state)?.policy().borrow()))
 }
 
 /// Changes users, rules or bans. `None`: there is no such thing to change.
 async fn change_access(state: &State, change: Change) -> Result<Option<Changed>, ApiError> {
-    match cluster(state)?.change_access(change).await {
-        Ok(Changed::Absent) => Ok(None),
-        Ok(changed) => Ok(Some(changed)),
-        Err(magpie_cluster::Error::Refused(why)) => Err(ApiError::new(StatusCode::CONFLICT, why)),
-        Err(error) => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            error.to_string(),
-        )),
+    match cluster(state)?.change_access(change).await? {
+        Changed::Absent => Ok(None),
+        changed => Ok(Some(changed)),
     }
 }
 

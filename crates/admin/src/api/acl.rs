@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::body::Body;
-use super::{ApiError, change_access, cluster};
+use super::page::limit;
+use super::{ApiError, change_access, policy};
 use crate::audited::Details;
 use crate::state::SharedState;
 
@@ -43,8 +44,8 @@ pub(crate) async fn list(
     State(state): State<SharedState>,
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-    let policy = cluster(&state)?.policy().borrow().clone();
+    let limit = limit(page.limit, LIMIT_DEFAULT, LIMIT_MAX);
+    let policy = policy(&state)?;
     let rules = policy.tables().rules();
     let after = RuleId(page.after.unwrap_or(0).saturating_add(1));
     let mut rows = rules.range(after..).map(|(id, rule)| Row {
@@ -66,8 +67,7 @@ pub(crate) async fn add(
     Body(body): Body<serde_json::Value>,
 ) -> Result<(StatusCode, Extension<Details>, Json<Row>), ApiError> {
     // What is wrong with a rule is worth telling, and there is no secret in it.
-    let rule: Rule = serde_json::from_value(body)
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let rule: Rule = serde_json::from_value(body).map_err(|error| ApiError::bad(&error))?;
     let change = Change::AddRule { rule: rule.clone() };
     let Some(Changed::Rule(id)) = change_access(&state, change).await? else {
         return Err(ApiError::new(
@@ -92,14 +92,9 @@ pub(crate) async fn remove(
     Path(id): Path<u64>,
 ) -> Result<(Extension<Details>, Json<Left>), ApiError> {
     let id = RuleId(id);
-    let rule = {
-        let policy = cluster(&state)?.policy().borrow().clone();
-        policy.tables().rules().get(&id).cloned()
-    };
+    let rule = policy(&state)?.tables().rules().get(&id).cloned();
     let changed = change_access(&state, Change::RemoveRule { id }).await?;
-    changed
-        .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, format!("there is no rule {id}")))?;
-    let policy = cluster(&state)?.policy().borrow().clone();
-    let left = policy.tables().rules().len();
+    changed.ok_or_else(|| ApiError::absent(format!("there is no rule {id}")))?;
+    let left = policy(&state)?.tables().rules().len();
     Ok((Extension(Details(json!(rule))), Json(Left { left })))
 }

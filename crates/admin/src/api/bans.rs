@@ -8,20 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::body::Body;
-use super::{ApiError, change_access, cluster, now_ms};
+use super::page::Page;
+use super::{ApiError, change_access, now_ms, policy};
 use crate::audited::Details;
 use crate::state::SharedState;
 
-const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
-
-#[derive(Deserialize)]
-pub(crate) struct Page {
-    /// At most so many.
-    limit: Option<usize>,
-    /// Only targets after this one, in order.
-    after: Option<String>,
-}
 
 #[derive(Serialize)]
 pub(crate) struct List {
@@ -51,9 +43,9 @@ pub(crate) async fn list(
     State(state): State<SharedState>,
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let limit = page.limit(LIMIT_MAX);
     let after = page.after.as_deref().map(target).transpose()?;
-    let policy = cluster(&state)?.policy().borrow().clone();
+    let policy = policy(&state)?;
     let bans = policy.tables().bans_after(after.as_ref(), limit + 1);
     let next = (bans.len() > limit).then(|| bans[limit - 1].0.to_string());
     let now = now_ms();
@@ -108,16 +100,12 @@ pub(crate) async fn remove(
         now_ms: now_ms(),
     };
     let changed = change_access(&state, change).await?;
-    changed.map(|_| StatusCode::NO_CONTENT).ok_or_else(|| {
-        ApiError::new(
-            StatusCode::NOT_FOUND,
-            format!("there is no ban of \"{text}\""),
-        )
-    })
+    changed
+        .map(|_| StatusCode::NO_CONTENT)
+        .ok_or_else(|| ApiError::absent(format!("there is no ban of \"{text}\"")))
 }
 
 fn target(text: &str) -> Result<BanTarget, ApiError> {
-    text.parse().map_err(|error: magpie_access::Error| {
-        ApiError::new(StatusCode::BAD_REQUEST, error.to_string())
-    })
+    text.parse()
+        .map_err(|error: magpie_access::Error| ApiError::bad(&error))
 }

@@ -10,10 +10,10 @@ use magpie_codec::Text;
 use magpie_state::ClientId;
 use serde::{Deserialize, Serialize};
 
+use super::page::{LIMIT_DEFAULT, limit};
 use super::{ApiError, node};
 use crate::state::SharedState;
 
-const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -57,7 +57,7 @@ pub(crate) async fn list(
     State(state): State<SharedState>,
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let limit = limit(page.limit, LIMIT_DEFAULT, LIMIT_MAX);
     let mut clients = node(&state)?.clients();
     if let Some(prefix) = &page.prefix {
         clients.retain(|client| client.client.0.starts_with(prefix.as_str()));
@@ -107,10 +107,7 @@ pub(crate) async fn kick(
 }
 
 fn absent(id: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("client \"{id}\" is not connected to this node"),
-    )
+    ApiError::absent(format!("client \"{id}\" is not connected to this node"))
 }
 
 impl From<&ClientInfo> for Client {

@@ -33,10 +33,9 @@ pub(crate) async fn remove(
     let member = match (matching.next(), matching.next()) {
         (Some(member), None) => member,
         (None, _) => {
-            return Err(ApiError::new(
-                StatusCode::NOT_FOUND,
-                format!("the cluster has no node \"{id}\""),
-            ));
+            return Err(ApiError::absent(format!(
+                "the cluster has no node \"{id}\""
+            )));
         }
         (Some(_), Some(_)) => {
             return Err(ApiError::new(
@@ -58,12 +57,6 @@ pub(crate) async fn remove(
             "the node's id is not a number",
         )
     })?;
-    match cluster.remove_member(NodeId(id)).await {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(magpie_cluster::Error::Refused(why)) => Err(ApiError::new(StatusCode::CONFLICT, why)),
-        Err(error) => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            error.to_string(),
-        )),
-    }
+    cluster.remove_member(NodeId(id)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

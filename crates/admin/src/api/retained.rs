@@ -7,11 +7,10 @@ use magpie_cluster::TailItem;
 use magpie_codec::{TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 
-use super::sessions::unavailable;
+use super::page::{LIMIT_DEFAULT, limit};
 use super::{ApiError, formed};
 use crate::state::SharedState;
 
-const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// Bytes of a payload that are shown.
 const PREVIEW_BYTES: usize = 4096;
@@ -57,12 +56,13 @@ pub(crate) async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
     let cluster = formed(&state)?;
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let limit = limit(page.limit, LIMIT_DEFAULT, LIMIT_MAX);
     let filter = TopicFilter::try_from(page.filter.unwrap_or_else(|| "#".to_owned()))
-        .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "not a topic filter"))?;
+        .map_err(|_| ApiError::bad(&"not a topic filter"))?;
     let after = page.after.as_deref().map(topic_name).transpose()?;
-    let found = cluster.retained_list(&filter, after.as_ref(), limit).await;
-    let (items, has_more) = found.map_err(|error| unavailable(&error))?;
+    let (items, has_more) = cluster
+        .retained_list(&filter, after.as_ref(), limit)
+        .await?;
     let next = has_more
         .then(|| items.last().map(|item| item.message.topic.to_string()))
         .flatten();
@@ -78,8 +78,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Details>, ApiError> {
     let cluster = formed(&state)?;
     let filter = exact(&topic)?;
-    let found = cluster.retained_list(&filter, None, 1).await;
-    let (items, _) = found.map_err(|error| unavailable(&error))?;
+    let (items, _) = cluster.retained_list(&filter, None, 1).await?;
     let item = items.first().ok_or_else(|| absent(&topic))?;
     let payload = &item.message.payload;
     let shown = &payload[..payload.len().min(PREVIEW_BYTES)];
@@ -96,15 +95,12 @@ pub(crate) async fn clear(
 ) -> Result<StatusCode, ApiError> {
     let cluster = formed(&state)?;
     let filter = exact(&topic)?;
-    let found = cluster.retained_list(&filter, None, 1).await;
-    let (items, _) = found.map_err(|error| unavailable(&error))?;
+    let (items, _) = cluster.retained_list(&filter, None, 1).await?;
     if items.is_empty() {
         return Err(absent(&topic));
     }
-    let cleared = cluster.clear_retained(&topic_name(&topic)?).await;
-    cleared
-        .map(|()| StatusCode::NO_CONTENT)
-        .map_err(|error| unavailable(&error))
+    cluster.clear_retained(&topic_name(&topic)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 impl From<&TailItem> for Message {
@@ -128,13 +124,9 @@ fn exact(topic: &str) -> Result<TopicFilter, ApiError> {
 }
 
 fn topic_name(text: &str) -> Result<TopicName, ApiError> {
-    TopicName::try_from(text)
-        .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "not a topic name"))
+    TopicName::try_from(text).map_err(|_| ApiError::bad(&"not a topic name"))
 }
 
 fn absent(topic: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("there is no retained message of topic \"{topic}\""),
-    )
+    ApiError::absent(format!("there is no retained message of topic \"{topic}\""))
 }

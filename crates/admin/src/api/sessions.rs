@@ -3,25 +3,17 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use magpie_cluster::{Cluster, Error, MemberStatus};
+use magpie_cluster::{Cluster, MemberStatus};
 use magpie_codec::Text;
 use magpie_state::partition::{SessionSummary, StoredSession};
 use magpie_state::{ClientId, Epoch, Stage, StreamId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::page::Page;
 use super::{ApiError, formed};
 use crate::state::SharedState;
 
-const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
-
-#[derive(Deserialize)]
-pub(crate) struct Page {
-    /// At most so many.
-    limit: Option<usize>,
-    /// Only ids after this one, in order.
-    after: Option<String>,
-}
 
 #[derive(Serialize)]
 pub(crate) struct List {
@@ -92,10 +84,9 @@ pub(crate) async fn list(
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
     let cluster = formed(&state)?;
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let limit = page.limit(LIMIT_MAX);
     let after = page.after.as_deref().map(client_id).transpose()?;
-    let sessions = cluster.sessions(after.as_ref(), limit).await;
-    let sessions = sessions.map_err(|error| unavailable(&error))?;
+    let sessions = cluster.sessions(after.as_ref(), limit).await?;
     let next = (sessions.len() == limit)
         .then(|| sessions.last().map(|session| session.client.to_string()))
         .flatten();
@@ -115,10 +106,8 @@ pub(crate) async fn show(
 ) -> Result<Json<Details>, ApiError> {
     let cluster = formed(&state)?;
     let client = client_id(&id)?;
-    let session = cluster.session(&client).await;
-    let session = session
-        .map_err(|error| unavailable(&error))?
-        .ok_or_else(|| absent(&id))?;
+    let session = cluster.session(&client).await?;
+    let session = session.ok_or_else(|| absent(&id))?;
     Details::of(cluster, id, &session).await.map(Json)
 }
 
@@ -128,10 +117,9 @@ pub(crate) async fn end(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let cluster = formed(&state)?;
-    match cluster.end_session(&client_id(&id)?).await {
-        Ok(true) => Ok(StatusCode::NO_CONTENT),
-        Ok(false) => Err(absent(&id)),
-        Err(error) => Err(unavailable(&error)),
+    match cluster.end_session(&client_id(&id)?).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(absent(&id)),
     }
 }
 
@@ -155,8 +143,7 @@ impl Details {
         client: String,
         session: &StoredSession,
     ) -> Result<Self, ApiError> {
-        let waiting = cluster.waiting(session).await;
-        let waiting = waiting.map_err(|error| unavailable(&error))?;
+        let waiting = cluster.waiting(session).await?;
         let (epoch, node) = attached(session.attached, &cluster.status().members);
         let subscriptions = session.subscriptions.iter().map(|it| Subscription {
             filter: it.filter.to_string(),
@@ -219,12 +206,5 @@ fn client_id(text: &str) -> Result<ClientId, ApiError> {
 }
 
 fn absent(id: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("client \"{id}\" has no session"),
-    )
-}
-
-pub(super) fn unavailable(error: &Error) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    ApiError::absent(format!("client \"{id}\" has no session"))
 }

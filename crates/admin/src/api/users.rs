@@ -11,20 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::body::Body;
-use super::{ApiError, change_access, cluster};
+use super::page::Page;
+use super::{ApiError, change_access, policy};
 use crate::audited::Details;
 use crate::state::SharedState;
 
-const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
-
-#[derive(Deserialize)]
-pub(crate) struct Page {
-    /// At most so many.
-    limit: Option<usize>,
-    /// Only names after this one, in order.
-    after: Option<String>,
-}
 
 #[derive(Serialize)]
 pub(crate) struct List {
@@ -73,8 +65,8 @@ pub(crate) async fn list(
     State(state): State<SharedState>,
     Query(page): Query<Page>,
 ) -> Result<Json<List>, ApiError> {
-    let limit = page.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-    let policy = cluster(&state)?.policy().borrow().clone();
+    let limit = page.limit(LIMIT_MAX);
+    let policy = policy(&state)?;
     let tables = policy.tables();
     let users = tables.users_after(page.after.as_deref(), limit + 1);
     let next = (users.len() > limit).then(|| users[limit - 1].0.to_owned());
@@ -90,7 +82,7 @@ pub(crate) async fn show(
     State(state): State<SharedState>,
     Path(name): Path<String>,
 ) -> Result<Json<Row>, ApiError> {
-    let policy = cluster(&state)?.policy().borrow().clone();
+    let policy = policy(&state)?;
     let user = policy.user(&name).ok_or_else(|| absent(&name))?;
     Ok(Json(Row::of(&name, user)))
 }
@@ -121,7 +113,7 @@ async fn put(
     new: NewUser,
     expect: UserIs,
 ) -> Result<Extension<Details>, ApiError> {
-    check_name(&name).map_err(|error| bad(&error))?;
+    check_name(&name).map_err(|error| ApiError::bad(&error))?;
     let (is_superuser, has_scram) = (new.superuser, new.scram);
     let (password, scram) = hashed(state, new.password, has_scram).await?;
     let user = User {
@@ -140,7 +132,7 @@ pub(crate) async fn set_password(
     Body(new): Body<NewPassword>,
 ) -> Result<StatusCode, ApiError> {
     let had_scram = {
-        let policy = cluster(&state)?.policy().borrow().clone();
+        let policy = policy(&state)?;
         policy.user(&name).is_some_and(|user| user.scram.is_some())
     };
     let has_scram = new.scram.unwrap_or(had_scram);
@@ -199,7 +191,7 @@ async fn hashed(
 ) -> Result<(PasswordHash, Option<ScramVerifier>), ApiError> {
     if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
         let what = format!("a password has 1 to {PASSWORD_BYTES_MAX} bytes");
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, what));
+        return Err(ApiError::bad(&what));
     }
     let failed = || {
         ApiError::new(
@@ -222,16 +214,9 @@ async fn hashed(
     let hashed: Result<_, magpie_access::PasswordError> = tokio::task::spawn_blocking(hash)
         .await
         .map_err(|_| failed())?;
-    hashed.map_err(|error| bad(&error))
-}
-
-fn bad(error: &impl ToString) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, error.to_string())
+    hashed.map_err(|error| ApiError::bad(&error))
 }
 
 fn absent(name: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("there is no user \"{name}\""),
-    )
+    ApiError::absent(format!("there is no user \"{name}\""))
 }
