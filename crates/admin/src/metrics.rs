@@ -287,12 +287,12 @@ fn describe() {
         "Messages that this node's replica of a partition did not retain for want of room: retained_max, retained_bytes_max"
     );
     describe_gauge!(
-        "magpie_outbox_bytes",
-        "Bytes of that, at most cluster.outbox_bytes_max and one command more"
-    );
-    describe_gauge!(
         "magpie_outbox_batches",
         "What a partition that this node leads wants of others and has not been taken: wills, ends of sessions"
+    );
+    describe_gauge!(
+        "magpie_outbox_bytes",
+        "Bytes of that, at most cluster.outbox_bytes_max and one command more"
     );
     describe_counter!(
         "magpie_session_progress_total",
