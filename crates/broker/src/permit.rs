@@ -14,6 +14,8 @@ use crate::sys_topics;
 
 /// Topics whose answer is kept; past it, all are forgotten.
 const ASKED_MAX: usize = 256;
+/// A longer topic is asked about each time: a client must not have us keep 64 KiB for each of its topics.
+const ASKED_BYTES_MAX: usize = 256;
 
 /// The permit of a client that was let in.
 #[derive(Debug)]
@@ -77,10 +79,12 @@ impl Permit {
         let answer = self
             .policy
             .may_publish(&self.identity.subject, topic.as_str());
-        if self.asked.len() >= ASKED_MAX {
-            self.asked.clear();
+        if topic.as_str().len() <= ASKED_BYTES_MAX {
+            if self.asked.len() >= ASKED_MAX {
+                self.asked.clear();
+            }
+            self.asked.insert(topic.compact(), answer);
         }
-        self.asked.insert(topic.compact(), answer);
         answer
     }
 
