@@ -34,8 +34,8 @@ pub struct MailboxConfig {
     /// Messages that may wait for one connection. When full, a QoS 0 message is dropped and counted. What QoS 1 and 2 messages are too many
     /// wait in the log, if the session outlives its connection; else they end the connection with 0x97. Default 10000.
     pub messages_max: usize,
-    /// Payload and topic bytes that may wait for one connection; the same policy. One message is taken whatever its size.
-    /// Default 16 MiB.
+    /// Bytes of messages (topic, payload, properties) that may wait for one connection; the same policy. One message is taken whatever its
+    /// size. Default 16 MiB.
     pub bytes_max: ByteSize,
 }
 
@@ -153,7 +153,7 @@ impl Weight {
     fn of(delivery: &Delivery) -> Self {
         Self {
             messages: 1,
-            bytes: delivery.message.payload.len() + delivery.message.topic.as_str().len(),
+            bytes: delivery.message.bytes(),
         }
     }
 }

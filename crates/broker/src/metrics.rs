@@ -319,6 +319,6 @@ fn describe() {
     );
     describe_gauge!(
         "magpie_mailbox_bytes",
-        "Payload and topic bytes that wait in mailboxes."
+        "Bytes of messages (topic, payload, properties) that wait in mailboxes."
     );
 }

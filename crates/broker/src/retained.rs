@@ -286,7 +286,7 @@ pub(crate) async fn read(
         let items = page.items.into_iter();
         let old = items.filter(|item| item.position.index() <= index && !is_own(item));
         for item in old {
-            bytes += item.message.payload.len() + item.message.topic.as_str().len();
+            bytes += item.message.bytes();
             deliveries.push(delivery(subscription, partition, item));
         }
         first.after = page.next;

@@ -165,7 +165,7 @@ impl Page {
             publish,
         }) = found.next()
         {
-            bytes += topic.as_str().len() + publish.message.payload.len();
+            bytes += publish.message.bytes();
             page.messages.push((position, publish));
             if bytes >= PAGE_BYTES || (is_full && found.peek().is_none()) {
                 page.next = Some(topic);

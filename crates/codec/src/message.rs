@@ -94,9 +94,34 @@ impl Message {
                 .map(|properties| Box::new(properties.compact())),
         }
     }
+
+    /// About how many bytes of memory it keeps: topic, payload and properties, each of which a publisher can make large.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let properties = self.properties.as_deref();
+        self.topic.as_str().len()
+            + self.payload.len()
+            + properties.map_or(0, MessageProperties::bytes)
+    }
 }
 
 impl MessageProperties {
+    /// An empty user property takes memory, too.
+    fn bytes(&self) -> usize {
+        let pairs = self.user_properties.iter();
+        let of_pair = |(name, value): &(Text, Text)| {
+            size_of::<(Text, Text)>() + name.as_str().len() + value.as_str().len()
+        };
+        size_of::<Self>()
+            + self.content_type.as_ref().map_or(0, |it| it.as_str().len())
+            + self
+                .response_topic
+                .as_ref()
+                .map_or(0, |it| it.as_str().len())
+            + self.correlation_data.as_ref().map_or(0, Bytes::len)
+            + pairs.map(of_pair).sum::<usize>()
+    }
+
     /// The same properties in allocations of their own; see [`Text::compact`].
     #[must_use]
     pub fn compact(&self) -> Self {

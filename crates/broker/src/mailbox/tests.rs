@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
-use magpie_codec::{Message, TopicName};
+use magpie_codec::{Message, MessageProperties, Text, TopicName};
 use magpie_session::Token;
 
 use super::*;
@@ -137,6 +137,24 @@ fn bytes_are_bounded_but_one_message_is_taken() {
     let large = || delivery(QoS::AtMostOnce, &[0; 100]);
     assert_eq!(mailbox.deliver(large(), &mut wakes), Pushed::Queued);
     assert_eq!(mailbox.deliver(large(), &mut wakes), Pushed::Dropped);
+}
+
+/// Else a publisher could fill the memory of a node through a subscriber that does not read.
+#[test]
+fn properties_count_as_the_payload_does() {
+    let mailbox = mailbox(100, 1 << 20);
+    let mut wakes = Wakes::default();
+    let value = Text::try_from("v".repeat(60_000).as_str()).unwrap();
+    let mut delivery = delivery(QoS::AtMostOnce, b"");
+    let message = Arc::get_mut(&mut delivery.message).unwrap();
+    message.properties = Some(Box::new(MessageProperties {
+        user_properties: vec![(Text::from_static("name"), value); 10],
+        ..MessageProperties::default()
+    }));
+    let mut push = || mailbox.deliver(delivery.clone(), &mut wakes);
+    assert_eq!(push(), Pushed::Queued);
+    assert_eq!(push(), Pushed::Dropped);
+    assert!(mailbox.held().bytes > 600_000);
 }
 
 #[test]
