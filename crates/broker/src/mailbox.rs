@@ -4,28 +4,25 @@
 //! bounded in number and bytes. A burst of pushes wakes the task once, and only when the burst is complete.
 
 mod dealt;
+mod gone;
+mod post;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytesize::ByteSize;
-use magpie_auth::{Identity, Refusal};
-use magpie_cluster::{DirectOutcome, Handover, Submitted};
-use magpie_codec::{QoS, ReasonCode};
-use magpie_session::{Delivery, Eviction, Ticket, Token};
+use magpie_cluster::Handover;
+use magpie_codec::QoS;
+use magpie_session::{Delivery, Eviction, Token};
 use magpie_state::{PartitionId, Position};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
-use crate::attach::Begun;
 use crate::deliver::UNTRACKED;
-use crate::fetch::Fetched;
 use crate::lanes::{Lanes, Offered};
-use crate::read::Read;
-use crate::retained::Part;
 use crate::shared::SharedMessages;
-use crate::subscribe::{Resumed, Settled, Watched};
+pub(crate) use gone::{Append, Gone};
+pub(crate) use post::{Post, Stored};
 
 /// Bounds of what waits in this node's memory for one client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,62 +51,6 @@ pub(crate) struct Mailbox {
     messages_max: usize,
     bytes_max: usize,
     inner: Mutex<Inner>,
-}
-
-/// An answer for the connection task.
-#[derive(Debug)]
-pub(crate) enum Post {
-    /// A submission to a partition ended; the tickets are in the order of its records.
-    Published {
-        tickets: Vec<Ticket>,
-        submitted: Submitted,
-    },
-    /// A submission of what is to be retained of QoS 0 ended, however.
-    Kept,
-    /// Messages of the direct class were received by all nodes concerned, or not.
-    Forwarded {
-        tickets: Vec<Ticket>,
-        outcome: DirectOutcome,
-    },
-    /// Who the client is, or why it is not let in.
-    Authenticated {
-        ticket: Ticket,
-        result: Result<Box<Identity>, Refusal>,
-    },
-    /// The client's subscriptions are to be looked at under the newest rules.
-    RulesChanged,
-    /// The cluster's answer to an attach.
-    Attached {
-        ticket: Ticket,
-        result: Result<Box<Begun>, ReasonCode>,
-    },
-    /// The filters of a SUBSCRIBE are watched, or not; in its order.
-    Watched { number: u32, watched: Vec<Watched> },
-    /// The first pending SUBSCRIBE or UNSUBSCRIBE is committed, or not.
-    Settled(Box<Settled>),
-    /// Some retained messages were read.
-    Retained(Box<Part>),
-    /// The filters of a session that goes on are watched, or not.
-    Resumed(Box<Resumed>),
-    /// A read of the log came back.
-    Read(Box<Read>),
-    /// What the session wanted to be made safe of its QoS 2 deliveries is so; or not (false): the connection must end.
-    Stored {
-        tickets: Vec<Ticket>,
-        answer: Stored,
-        is_stored: Result<(), Eviction>,
-    },
-    /// Messages of share groups were fetched.
-    Fetched(Box<Fetched>),
-    /// A packet id of an inbound QoS 2 message is released, or nobody knows.
-    Released { ticket: Ticket, is_released: bool },
-}
-
-/// What was made safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stored {
-    Bindings,
-    Receipts,
 }
 
 #[derive(Debug, Default)]
@@ -467,63 +408,6 @@ impl Mailbox {
         self.lock().held
     }
 
-    /// Counts something that may append messages for this connection until it is dropped.
-    pub(crate) fn begin_append(self: &Arc<Self>) -> Append {
-        self.lock().appends += 1;
-        Append {
-            mailbox: Arc::clone(self),
-            tickets: Vec::new(),
-            is_answered: false,
-        }
-    }
-
-    /// Drops `gone` when the connection is closed and can append nothing more.
-    pub(crate) fn when_gone(&self, gone: Arc<Gone>) {
-        let mut inner = self.lock();
-        if let Some(left) = &inner.left {
-            gone.leave(left);
-        }
-        if !(inner.closed && inner.appends == 0) {
-            inner.gone.push(gone);
-        }
-    }
-
-    /// For the task after [`close`](Self::close): what it leaves of its session, for a newer connection that waits for it.
-    pub(crate) fn leave(&self, handover: Handover) {
-        let mut inner = self.lock();
-        inner.gone.iter().for_each(|gone| gone.leave(&handover));
-        inner.left = Some(Box::new(handover));
-    }
-
-    /// For the task after [`close`](Self::close): waits until nothing can be appended any more.
-    pub(crate) fn poll_appended(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut inner = self.lock();
-        if inner.appends == 0 {
-            return Poll::Ready(());
-        }
-        inner.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    fn end_append(&self, post: Option<Post>) {
-        let (waker, gone) = {
-            let mut inner = self.lock();
-            inner.appends -= 1;
-            if !inner.closed {
-                inner.posts.extend(post);
-            }
-            let is_gone = inner.closed && inner.appends == 0;
-            let gone = if is_gone {
-                std::mem::take(&mut inner.gone)
-            } else {
-                Vec::new()
-            };
-            (inner.waker.take(), gone)
-        };
-        drop(gone);
-        wake(waker);
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -532,77 +416,6 @@ impl Mailbox {
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
-    }
-}
-
-/// Something that may still append messages for a connection: a submission that is not answered, or the connection task itself,
-/// which may publish the Will. A connection is gone when all of them are.
-#[derive(Debug)]
-pub(crate) struct Append {
-    mailbox: Arc<Mailbox>,
-    tickets: Vec<Ticket>,
-    is_answered: bool,
-}
-
-impl Append {
-    /// For a submission: the tickets to be answered with its outcome, in the order of its records.
-    pub(crate) fn with_tickets(mut self, tickets: Vec<Ticket>) -> Self {
-        self.tickets = tickets;
-        self
-    }
-
-    /// The outcome of the submission.
-    pub(crate) fn answer(mut self, submitted: Submitted) {
-        self.end(submitted);
-    }
-
-    fn end(&mut self, submitted: Submitted) {
-        self.is_answered = true;
-        let tickets = std::mem::take(&mut self.tickets);
-        let post = (!tickets.is_empty()).then_some(Post::Published { tickets, submitted });
-        self.mailbox.end_append(post);
-    }
-}
-
-impl Drop for Append {
-    fn drop(&mut self) {
-        // A submission that nobody answers was dropped by a stopping node: its outcome is not known.
-        if !self.is_answered {
-            self.end(Submitted::Unknown);
-        }
-    }
-}
-
-/// Tells the cluster, when the last holder drops it, that connections are gone, and what the newest of them left of its session.
-#[derive(Debug)]
-pub(crate) struct Gone {
-    tell: Option<oneshot::Sender<Option<Handover>>>,
-    left: Mutex<Option<Handover>>,
-}
-
-impl Gone {
-    pub(crate) fn new(tell: oneshot::Sender<Option<Handover>>) -> Arc<Self> {
-        Arc::new(Self {
-            tell: Some(tell),
-            left: Mutex::default(),
-        })
-    }
-
-    fn leave(&self, handover: &Handover) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.as_ref().is_none_or(|left| left.epoch < handover.epoch) {
-            *left = Some(handover.clone());
-        }
-    }
-}
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        let left = self.left.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tell) = self.tell.take() {
-            // Nobody listens any more: the cluster gave up waiting.
-            let _ = tell.send(left.take());
-        }
     }
 }
 

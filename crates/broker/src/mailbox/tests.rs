@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
+use magpie_cluster::Submitted;
 use magpie_codec::{Message, MessageProperties, Text, TopicName};
-use magpie_session::Token;
+use magpie_session::{Ticket, Token};
+use tokio::sync::oneshot;
 
 use super::*;
 
