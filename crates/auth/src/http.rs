@@ -3,7 +3,7 @@
 //! It gets a JSON document by POST, and answers 200 with `{"result": "allow"}`, `"deny"` or `"ignore"`, and perhaps `is_superuser`, `acl` and
 //! `expire_at` (seconds since 1970). No answer in time, another status or anything that cannot be read refuses the client: it fails closed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -16,10 +16,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::chain::Decision;
 use crate::proven::{Key, Proven};
+use crate::turn::Turns;
 use crate::web::Web;
 use crate::{AuthConfig, By, Error, Identity, Refusal, Request, own_rules};
 
@@ -31,8 +32,9 @@ pub(crate) struct Hook {
     authorization: Option<HeaderValue>,
     timeout: Duration,
     places: Semaphore,
-    waiting: AtomicUsize,
-    waiting_max: usize,
+    turns: Turns,
+    /// The last answer did not come: it is warned of once.
+    is_down: AtomicBool,
     answers: Proven<Decision>,
 }
 
@@ -83,8 +85,8 @@ impl Hook {
             authorization,
             timeout: config.http_timeout,
             places: Semaphore::new(config.http_concurrency.min(Semaphore::MAX_PERMITS)),
-            waiting: AtomicUsize::new(0),
-            waiting_max: config.http_queue.saturating_add(config.http_concurrency),
+            turns: Turns::new(config.http_queue.saturating_add(config.http_concurrency)),
+            is_down: AtomicBool::new(false),
             answers: Proven::new(config.http_cache, config.http_cache_entries),
         }))
     }
@@ -96,7 +98,7 @@ impl Hook {
         }
         // The time that it waits for its turn counts.
         let deadline = Instant::now() + self.timeout;
-        let _turn = match self.take_turn() {
+        let _turn = match self.turns.take() {
             Ok(turn) => turn,
             Err(refusal) => return Decision::Refuse(refusal),
         };
@@ -107,24 +109,21 @@ impl Hook {
         let decided = timeout_at(deadline, asked).await;
         match decided.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(decision) => {
+                if self.is_down.swap(false, Ordering::Relaxed) {
+                    info!("the authentication service answers again");
+                }
                 self.answers.put(key, decision.clone());
                 decision
             }
             Err(what) => {
                 metrics::counter!("magpie_auth_http_errors_total").increment(1);
-                warn!(client = %request.client_id, %what, "the authentication service does not answer; the client is refused");
+                debug!(client = %request.client_id, %what, "the authentication service does not answer");
+                if !self.is_down.swap(true, Ordering::Relaxed) {
+                    warn!(%what, "the authentication service does not answer; clients are refused");
+                }
                 Decision::Refuse(Refusal::Unavailable)
             }
         }
-    }
-
-    fn take_turn(&self) -> Result<Turn<'_>, Refusal> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let turn = Turn(&self.waiting);
-        if before >= self.waiting_max {
-            return Err(Refusal::Busy);
-        }
-        Ok(turn)
     }
 
     async fn ask(&self, request: &Request) -> Result<Decision, String> {
@@ -198,15 +197,6 @@ fn document(request: &Request) -> Value {
         });
     }
     document
-}
-
-/// A place among those that wait or are asked about.
-struct Turn<'a>(&'a AtomicUsize);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

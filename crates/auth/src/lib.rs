@@ -13,6 +13,7 @@ mod own_rules;
 mod passwords;
 mod proven;
 mod scram;
+mod turn;
 mod web;
 
 pub use certificate::{CertificateNames, NameSource};

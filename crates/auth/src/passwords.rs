@@ -2,21 +2,20 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use magpie_access::{PasswordHash, verify_nobody};
 use tokio::sync::Semaphore;
 
 use crate::proven::Proven;
+use crate::turn::Turns;
 use crate::{AuthConfig, Refusal};
 
 /// The pool: so many checks at a time, and so many that wait.
 #[derive(Debug)]
 pub(crate) struct Passwords {
     threads: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    waiting_max: usize,
+    turns: Turns,
     proven: Proven,
 }
 
@@ -32,8 +31,7 @@ impl Passwords {
         };
         Self {
             threads: Arc::new(Semaphore::new(threads)),
-            waiting: AtomicUsize::new(0),
-            waiting_max: config.password_queue,
+            turns: Turns::new(config.password_queue),
             proven: Proven::new(config.password_memory, PROVEN_MAX),
         }
     }
@@ -65,7 +63,7 @@ impl Passwords {
     }
 
     async fn check(&self, hash: Option<PasswordHash>, password: Bytes) -> Result<bool, Refusal> {
-        let _turn = Turn::take(&self.waiting, self.waiting_max)?;
+        let _turn = self.turns.take()?;
         let permit = Arc::clone(&self.threads).acquire_owned().await;
         let checked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -75,26 +73,6 @@ impl Passwords {
             }
         });
         checked.await.map_err(|_| Refusal::Unavailable)
-    }
-}
-
-/// A place among those that wait or are served.
-struct Turn<'a>(&'a AtomicUsize);
-
-impl<'a> Turn<'a> {
-    fn take(waiting: &'a AtomicUsize, waiting_max: usize) -> Result<Self, Refusal> {
-        let before = waiting.fetch_add(1, Ordering::Relaxed);
-        let turn = Self(waiting);
-        if before >= waiting_max {
-            return Err(Refusal::Busy);
-        }
-        Ok(turn)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
