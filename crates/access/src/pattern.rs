@@ -8,7 +8,7 @@ use std::sync::Arc;
 use magpie_codec::{TopicError, TopicFilter};
 use serde::{Deserialize, Serialize};
 
-use crate::{Effect, Subject};
+use crate::Subject;
 pub(crate) use template::Template;
 
 /// Longest text of a pattern.
@@ -69,9 +69,8 @@ impl Pattern {
         &self.levels
     }
 
-    /// Whether every topic that `filter` matches is matched by this pattern, for a rule of that effect. A topic is a filter without
-    /// wildcards.
-    pub(crate) fn covers(&self, filter: &str, subject: &Subject, effect: Effect) -> bool {
+    /// Whether every topic that `filter` matches is matched by this pattern of a rule that allows. A topic is a filter without wildcards.
+    pub(crate) fn covers(&self, filter: &str, subject: &Subject) -> bool {
         let is_dollar = filter.starts_with('$');
         let mut rest = Some(filter);
         for (level, is_first) in self.levels.iter().zip(first_of()) {
@@ -87,8 +86,7 @@ impl Pattern {
                 Level::Any => asked != "#" && !(is_first && is_dollar),
                 Level::Literal(literal) => asked == &**literal,
                 Level::Template(template) => {
-                    template.equals(asked, subject)
-                        && (effect == Effect::Deny || template.is_safe(subject, is_first))
+                    template.equals(asked, subject) && template.is_safe(subject, is_first)
                 }
             };
             if !is_covered {

@@ -147,7 +147,7 @@ impl Policy {
                     && rule.action.includes(action)
                     && rule.is_about(subject)
                     && match effect {
-                        Effect::Allow => rule.pattern.covers(filter, subject, effect),
+                        Effect::Allow => rule.pattern.covers(filter, subject),
                         Effect::Deny => rule.pattern.overlaps(filter, subject),
                     }
             })
