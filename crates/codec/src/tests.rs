@@ -1,6 +1,7 @@
 //! Tests of whole packets: bytes against bytes, and packets that come back as they went.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod answers;
 mod framing;
 mod malformed;
 mod roundtrip;
