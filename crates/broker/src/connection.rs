@@ -4,6 +4,8 @@
 //! the `session::Connection`, does what that says, and writes once per round.
 
 mod access;
+mod answers;
+mod attach;
 mod end;
 mod outputs;
 mod timer;
