@@ -5,6 +5,7 @@ mod ban;
 mod clients;
 mod drain;
 mod nodes;
+mod paged;
 mod retained;
 mod sessions;
 mod status;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::paged::Paged;
 use super::table::Table;
 use crate::node_http::{Method, NodeHttp, segment};
 
@@ -54,12 +55,6 @@ enum Command {
 }
 
 #[derive(Deserialize, Serialize)]
-struct Page {
-    bans: Vec<Ban>,
-    next: Option<String>,
-}
-
-#[derive(Deserialize, Serialize)]
 struct Ban {
     target: String,
     reason: String,
@@ -100,32 +95,15 @@ impl BanArgs {
 }
 
 fn list(node: &NodeHttp, limit: usize, after: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut bans = Vec::new();
-    let mut next = after.map(ToOwned::to_owned);
-    while bans.len() < limit {
-        let wanted = (limit - bans.len()).min(10_000);
-        let after = next.map(|after| format!("&after={}", segment(&after)));
-        let path = format!("/bans?limit={wanted}{}", after.unwrap_or_default());
-        let page: Page = node.get(&path)?;
-        bans.extend(page.bans);
-        next = page.next;
-        if next.is_none() {
-            break;
+    let bans = Paged::<Ban>::read(node, ("/bans?", "bans"), 10_000, limit, after)?;
+    bans.print(json, |bans| {
+        let mut table = Table::new(&["TARGET", "LEFT", "REASON"]);
+        for ban in bans {
+            let left = ban.until_ms.map_or_else(|| String::from("for ever"), left);
+            table.row([&ban.target, &left, &ban.reason]);
         }
-    }
-    if json {
-        println!("{:#}", json!(Page { bans, next }));
-        return Ok(());
-    }
-    let mut table = Table::new(&["TARGET", "LEFT", "REASON"]);
-    for ban in &bans {
-        let left = ban.until_ms.map_or_else(|| String::from("for ever"), left);
-        table.row([&ban.target, &left, &ban.reason]);
-    }
-    print!("{table}");
-    if next.is_some() {
-        println!("there are more; --limit or --after shows them");
-    }
+        table
+    });
     Ok(())
 }
 

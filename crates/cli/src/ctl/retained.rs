@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::paged::Paged;
 use super::table::Table;
 use crate::node_http::{NodeHttp, segment};
 
@@ -41,12 +42,6 @@ enum Command {
         #[arg(value_name = "TOPIC")]
         topic: String,
     },
-}
-
-#[derive(Deserialize, Serialize)]
-struct Page {
-    messages: Vec<Message>,
-    next: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -87,32 +82,9 @@ fn list(
     after: Option<&str>,
     json: bool,
 ) -> anyhow::Result<()> {
-    let mut messages = Vec::new();
-    let mut next = after.map(ToOwned::to_owned);
-    // The API gives at most a thousand at a time.
-    while messages.len() < limit {
-        let wanted = (limit - messages.len()).min(1000);
-        let after = next.map(|after| format!("&after={}", segment(&after)));
-        let path = format!(
-            "/retained?filter={}&limit={wanted}{}",
-            segment(filter),
-            after.unwrap_or_default()
-        );
-        let page: Page = node.get(&path)?;
-        messages.extend(page.messages);
-        next = page.next;
-        if next.is_none() {
-            break;
-        }
-    }
-    if json {
-        println!("{:#}", json!(Page { messages, next }));
-        return Ok(());
-    }
-    print!("{}", table(&messages));
-    if next.is_some() {
-        println!("there are more; --limit or --after shows them");
-    }
+    let path = format!("/retained?filter={}&", segment(filter));
+    let messages = Paged::<Message>::read(node, (&path, "messages"), 1000, limit, after)?;
+    messages.print(json, table);
     Ok(())
 }
 

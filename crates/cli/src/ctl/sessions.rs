@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::paged::Paged;
 use super::table::Table;
 use crate::node_http::{NodeHttp, segment};
 
@@ -41,12 +42,6 @@ enum Command {
         #[arg(value_name = "CLIENT")]
         client: String,
     },
-}
-
-#[derive(Deserialize, Serialize)]
-struct Page {
-    sessions: Vec<Session>,
-    next: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -107,37 +102,19 @@ impl SessionsArgs {
 }
 
 fn list(node: &NodeHttp, limit: usize, after: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut sessions = Vec::new();
-    let mut next = after.map(ToOwned::to_owned);
-    // The API gives at most a thousand at a time.
-    while sessions.len() < limit {
-        let wanted = (limit - sessions.len()).min(1000);
-        let after = next.map(|after| format!("&after={}", segment(&after)));
-        let path = format!("/sessions?limit={wanted}{}", after.unwrap_or_default());
-        let page: Page = node.get(&path)?;
-        sessions.extend(page.sessions);
-        next = page.next;
-        if next.is_none() {
-            break;
+    let sessions = Paged::<Session>::read(node, ("/sessions?", "sessions"), 1000, limit, after)?;
+    sessions.print(json, |sessions| {
+        let mut table = Table::new(&["CLIENT", "CONNECTED TO", "EXPIRES AFTER", "SUBSCRIPTIONS"]);
+        for session in sessions {
+            table.row([
+                &session.client,
+                &session.node.as_deref().unwrap_or("-"),
+                &expiry(session.expiry_s),
+                &session.subscriptions,
+            ]);
         }
-    }
-    if json {
-        println!("{:#}", json!(Page { sessions, next }));
-        return Ok(());
-    }
-    let mut table = Table::new(&["CLIENT", "CONNECTED TO", "EXPIRES AFTER", "SUBSCRIPTIONS"]);
-    for session in &sessions {
-        table.row([
-            &session.client,
-            &session.node.as_deref().unwrap_or("-"),
-            &expiry(session.expiry_s),
-            &session.subscriptions,
-        ]);
-    }
-    print!("{table}");
-    if next.is_some() {
-        println!("there are more; --limit or --after shows them");
-    }
+        table
+    });
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::paged::Paged;
 use super::table::Table;
 use crate::node_http::{Method, NodeHttp, segment};
 
@@ -78,12 +79,6 @@ struct PasswordArgs {
     /// File whose first line is the password; without it, it is asked for, or read from standard input
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-}
-
-#[derive(Deserialize, Serialize)]
-struct Page {
-    users: Vec<User>,
-    next: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -158,31 +153,14 @@ fn tell(json: bool, as_json: serde_json::Value, text: &str) {
 }
 
 fn list(node: &NodeHttp, limit: usize, after: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut users = Vec::new();
-    let mut next = after.map(ToOwned::to_owned);
-    while users.len() < limit {
-        let wanted = (limit - users.len()).min(10_000);
-        let after = next.map(|after| format!("&after={}", segment(&after)));
-        let path = format!("/users?limit={wanted}{}", after.unwrap_or_default());
-        let page: Page = node.get(&path)?;
-        users.extend(page.users);
-        next = page.next;
-        if next.is_none() {
-            break;
+    let users = Paged::<User>::read(node, ("/users?", "users"), 10_000, limit, after)?;
+    users.print(json, |users| {
+        let mut table = Table::new(&["NAME", "SUPERUSER", "SCRAM"]);
+        let yes = |is: bool| if is { "yes" } else { "-" };
+        for user in users {
+            table.row([&user.name, &yes(user.superuser), &yes(user.scram)]);
         }
-    }
-    if json {
-        println!("{:#}", json!(Page { users, next }));
-        return Ok(());
-    }
-    let mut table = Table::new(&["NAME", "SUPERUSER", "SCRAM"]);
-    let yes = |is: bool| if is { "yes" } else { "-" };
-    for user in &users {
-        table.row([&user.name, &yes(user.superuser), &yes(user.scram)]);
-    }
-    print!("{table}");
-    if next.is_some() {
-        println!("there are more; --limit or --after shows them");
-    }
+        table
+    });
     Ok(())
 }
