@@ -139,3 +139,45 @@ async fn rights_are_heeded_on_every_node_and_taken_back_within_a_second() {
         sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_so_many_sessions_whichever_nodes_they_begin_on() {
+    let cluster = Cluster::start_with(&[("MAGPIE_CLUSTER__USER_SESSIONS_MAX", "4")]).await;
+    for name in ["ann", "bob"] {
+        ctl(
+            &cluster.nodes[0],
+            &["user", "add", name],
+            &format!("{name}\n"),
+        );
+    }
+    // Fewer than partitions: then the limit is exact.
+    let ids = ["s0", "s1", "s2", "s3", "s4", "s5", "s6"];
+    let on = |number: usize| &cluster.nodes[number % 3];
+    let mut clients = Vec::new();
+    for (number, id) in ids.into_iter().enumerate() {
+        if number < 4 {
+            clients.push(connected(on(number), id, "ann").await);
+            continue;
+        }
+        let refused = connect(on(number), id, "ann").await.map(drop);
+        assert!(
+            matches!(refused, Err(Error::Refused { reason, .. }) if reason == ReasonCode::QuotaExceeded),
+            "{id}: {refused:?}"
+        );
+    }
+    let mut old = on(1).options(ProtocolVersion::V3_1_1);
+    old.client_id = Text::from_static("old");
+    old.username = Some(Text::from_static("ann"));
+    old.password = Some(Bytes::from_static(b"ann"));
+    let refused = Client::connect(old).await.map(drop);
+    assert!(
+        matches!(refused, Err(Error::Refused { reason, .. }) if reason == ReasonCode::ServerUnavailable),
+        "{refused:?}"
+    );
+    // What is there goes on, elsewhere too, and others have their own.
+    connect(on(2), "s0", "ann").await.unwrap();
+    connected(on(2), "s7", "bob").await;
+    // A place that is given back can be taken.
+    ctl(on(0), &["sessions", "delete", "s3"], "");
+    connected(on(0), "s4", "ann").await;
+}

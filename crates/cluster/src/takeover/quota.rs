@@ -17,7 +17,7 @@ use crate::groups::{Groups, group_of};
 use crate::proto;
 use crate::rpc::Purpose;
 
-/// A leader that does not answer in this time counts as one without sessions of the user: a limit must not keep everybody out.
+/// A leader that does not answer in this time is not waited for: a replica of this node may know, and a limit must not keep everybody out.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 impl Takeover {
@@ -43,10 +43,11 @@ impl Takeover {
                 owner: owner.to_owned(),
                 partitions,
             };
-            match node == ours {
-                true => count_owned(&self.inner.parts.groups, &request),
-                false => self.ask_owned(node, request).await.unwrap_or_default(),
-            }
+            let told = match node == ours {
+                true => None,
+                false => self.ask_owned(node, request.clone()).await.ok(),
+            };
+            told.unwrap_or_else(|| count_owned(&self.inner.parts.groups, &request))
         });
         let elsewhere: u64 = futures::future::join_all(counts).await.into_iter().sum();
         u64::from(owned).saturating_add(elsewhere) > max
