@@ -94,6 +94,22 @@ impl PartitionIndex {
         after: Position,
         bytes_max: usize,
     ) -> io::Result<Fetched> {
+        loop {
+            let installs = self.group.installs();
+            let fetched = self.fetch_once(filters, after, bytes_max).await;
+            if self.group.installs() == installs {
+                return fetched;
+            }
+            // What was found may be gone from where it was.
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        filters: &[TopicFilter],
+        after: Position,
+        bytes_max: usize,
+    ) -> io::Result<Fetched> {
         let applied = self.group.applied();
         let mut from = after;
         let (search, lost, end) = loop {
@@ -128,6 +144,16 @@ impl PartitionIndex {
         applied
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
+        loop {
+            let installs = self.group.installs();
+            let fetched = self.fetch_at_once(positions).await;
+            if self.group.installs() == installs {
+                return fetched;
+            }
+        }
+    }
+
+    async fn fetch_at_once(&self, positions: &[Position]) -> io::Result<Fetched> {
         self.follow(self.group.applied()).await?;
         let mut found = self.lock().index.at(positions);
         let mut bytes = 0;
@@ -226,4 +252,4 @@ impl PartitionIndex {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 //! The index on replicas with real logs, against a list of the messages that wait.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod harness;
+pub(crate) mod harness;
 
 use bytes::Bytes;
 use magpie_codec::{QoS, TopicFilter};

@@ -155,7 +155,8 @@ impl Checkpoint {
         }))
     }
 
-    /// Makes a staged snapshot the checkpoint. When this returns, it survives a loss of power.
+    /// Makes a staged snapshot the checkpoint. When this returns, it survives a loss of power. Readers of the rows that were there have them
+    /// until [`drop_replaced`](Self::drop_replaced).
     pub(super) fn install(&mut self, staged: Staging) -> io::Result<()> {
         let staged = staged.0;
         if staged.slot == self.slot {
@@ -167,8 +168,13 @@ impl Checkpoint {
         let slots = self.store.tree(SLOTS).map_err(io::Error::other)?;
         slots.apply(batch).map_err(io::Error::other)?;
         self.flush()?;
-        let old = tree_name(self.group, self.slot);
         *self = staged;
+        Ok(())
+    }
+
+    /// Removes what [`install`](Self::install) has replaced. It is removed at the next start otherwise, or by the next snapshot.
+    pub(super) fn drop_replaced(&self) -> io::Result<()> {
+        let old = tree_name(self.group, 1 - self.slot);
         self.store.drop_tree(&old).map_err(io::Error::other)
     }
 

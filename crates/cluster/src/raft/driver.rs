@@ -4,8 +4,9 @@
 //! under it but collecting the changed rows. Disk work is off the Raft task and on threads that may block.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -71,6 +72,8 @@ pub(super) struct Shared<M: StateMachine> {
     purge_bound: AtomicU64,
     /// Snapshots that took the state's place.
     installs: AtomicU64,
+    /// What the last one passed over.
+    jumped: Mutex<Range<u64>>,
     observer: Arc<dyn Observer<M>>,
     pub(super) checkpoint: checkpoint::Shared,
     pub(super) latest: Latest,
@@ -118,6 +121,7 @@ impl<M: StateMachine> Driver<M> {
                 rows: RwLock::new(checkpoint.rows()),
                 purge_bound: AtomicU64::new(machine.purge_bound()),
                 installs: AtomicU64::new(0),
+                jumped: Mutex::default(),
                 state: RwLock::new(State {
                     machine,
                     last: meta.last_log_id,
@@ -192,6 +196,25 @@ impl<M: StateMachine> Shared<M> {
     /// How many snapshots took the place of what was here, since the start.
     pub(super) fn installs(&self) -> u64 {
         self.installs.load(Ordering::Acquire)
+    }
+
+    /// The indexes that the last snapshot passed over: applied, and not from the log. Empty if there was none.
+    pub(super) fn jumped(&self) -> Range<u64> {
+        let jumped = self.jumped.lock().unwrap_or_else(PoisonError::into_inner);
+        jumped.clone()
+    }
+
+    /// A snapshot up to `index` is about to take the state's place.
+    fn jump(&self, index: u64) {
+        let from = *self.applied.borrow() + 1;
+        let mut jumped = self.jumped.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_purged = self.store.range().start >= jumped.end;
+        let from = if is_purged {
+            from
+        } else {
+            from.min(jumped.start)
+        };
+        *jumped = from..index + 1;
     }
 
     /// Whether the state waits for rows to be copied out of the log.
@@ -342,16 +365,18 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
             SnapshotBody::Checkpoint(other) => Box::new(self.copy(other).await?),
         };
         let mut checkpoint = Arc::clone(&self.shared.checkpoint).write_owned().await;
-        let (machine, meta, rows) = tokio::task::spawn_blocking(move || {
-            let (staging, _receiving) = *staged;
+        let (machine, checkpoint, receiving) = tokio::task::spawn_blocking(move || {
+            let (staging, receiving) = *staged;
             let machine: M = load(|after| staging.rows_after(after, LOAD_BYTES))?;
             checkpoint.install(staging)?;
-            Ok::<_, io::Error>((machine, checkpoint.meta().clone(), checkpoint.rows()))
+            Ok::<_, io::Error>((machine, checkpoint, receiving))
         })
         .await
         .map_err(io::Error::other)??;
+        let (meta, rows) = (checkpoint.meta().clone(), checkpoint.rows());
         let index = meta.last_log_id.map_or(0, |last| last.index);
         let shared = &self.shared;
+        shared.jump(index);
         *shared.rows.write().unwrap_or_else(PoisonError::into_inner) = rows;
         shared
             .purge_bound
@@ -370,7 +395,13 @@ impl<M: StateMachine> RaftStateMachine<Types> for Driver<M> {
         self.shared.observer.jumped(index);
         self.shared.applied.send_replace(index);
         fail_point!("snapshot.installed", [index.to_le_bytes()]);
-        Ok(())
+        // Only now: whoever reads the old rows meanwhile finds afterwards that the number has changed.
+        tokio::task::spawn_blocking(move || {
+            let _receiving = receiving;
+            checkpoint.drop_replaced()
+        })
+        .await
+        .map_err(io::Error::other)?
     }
 
     async fn get_current_snapshot(

@@ -324,7 +324,10 @@ impl<M: StateMachine> RaftGroup<M> {
     /// # Errors
     /// The log's, when an entry cannot be read back.
     pub async fn read_log(&self, range: Range<u64>, bytes_max: usize) -> io::Result<LogRange> {
-        read_log::read(&self.inner.store, range, self.applied(), bytes_max).await
+        // In this order: what the snapshot passed over is known before it counts as applied.
+        let applied = self.applied();
+        let jumped = self.inner.shared.jumped();
+        read_log::read(&self.inner.store, range, applied, jumped, bytes_max).await
     }
 
     /// What this replica has on disk.

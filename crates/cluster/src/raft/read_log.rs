@@ -20,14 +20,22 @@ pub struct LogRange {
     pub next: u64,
 }
 
+/// `jumped` are the indexes that a snapshot passed over last: what the log has there until it is purged was not applied, and may never have
+/// been committed.
 pub(super) async fn read(
     store: &LogStore,
     range: Range<u64>,
     applied: u64,
+    jumped: Range<u64>,
     bytes_max: usize,
 ) -> io::Result<LogRange> {
-    let end = range.end.min(applied + 1);
-    let first = store.range().start;
+    let mut end = range.end.min(applied + 1);
+    let mut first = store.range().start;
+    if jumped.contains(&range.start.max(first)) {
+        first = jumped.end;
+    } else if !jumped.is_empty() && range.start.max(first) < jumped.start {
+        end = end.min(jumped.start);
+    }
     let start = range.start.max(first).min(end);
     let entries = store.read(start..end, bytes_max).await?;
     // Purged while we read: ask again from what is left.

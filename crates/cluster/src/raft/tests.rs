@@ -4,5 +4,6 @@ mod checkpoint;
 mod cluster;
 mod fatal;
 mod harness;
+mod install;
 mod log_suite;
 mod power_loss;

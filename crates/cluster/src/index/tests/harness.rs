@@ -22,7 +22,7 @@ use crate::index::PartitionIndex;
 use crate::raft::{Config, GroupParts, RaftGroup, Registry};
 use crate::rpc::{self, Channels, Directory, Guard, Identity, Secret};
 
-pub(super) const SOON: Duration = Duration::from_secs(120);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 const GROUP: GroupId = GroupId(1);
 
 /// Purges whatever may be purged, at once.
@@ -43,20 +43,20 @@ fn eager() -> Config {
 }
 
 /// One running replica.
-pub(super) struct Replica {
-    pub(super) group: RaftGroup<PartitionState>,
-    pub(super) index: Arc<PartitionIndex>,
+pub(crate) struct Replica {
+    pub(crate) group: RaftGroup<PartitionState>,
+    pub(crate) index: Arc<PartitionIndex>,
     log: Log,
     runtime: Runtime,
 }
 
 impl Replica {
-    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime
             .block_on(async { tokio::time::timeout(SOON, work).await.unwrap() })
     }
 
-    pub(super) fn propose(&self, command: &PartitionCommand) -> (u64, PartitionAnswer) {
+    pub(crate) fn propose(&self, command: &PartitionCommand) -> (u64, PartitionAnswer) {
         loop {
             let proposed = self.block_on(self.group.propose(command.encode()));
             if let Ok(answer) = proposed {
@@ -67,7 +67,7 @@ impl Replica {
     }
 
     /// Everything that a search finds, by as many answers as it takes.
-    pub(super) fn fetch_all(
+    pub(crate) fn fetch_all(
         &self,
         filters: &[TopicFilter],
         mut after: Position,
@@ -92,7 +92,7 @@ impl Replica {
     }
 }
 
-pub(super) fn publishes(records: &crate::index::Records) -> Vec<(Position, Publish)> {
+pub(crate) fn publishes(records: &crate::index::Records) -> Vec<(Position, Publish)> {
     let mut rest = records.bytes.clone();
     let decoded = records.positions.iter().map(|position| {
         let Record::Publish(publish) = Record::decode(&mut rest).unwrap() else {
@@ -107,15 +107,15 @@ pub(super) fn publishes(records: &crate::index::Records) -> Vec<(Position, Publi
 
 /// Some replicas, with what lasts of them.
 #[derive(Default)]
-pub(super) struct Replicas {
-    pub(super) running: BTreeMap<u64, Replica>,
+pub(crate) struct Replicas {
+    pub(crate) running: BTreeMap<u64, Replica>,
     directory: Directory,
     disks: BTreeMap<u64, (tempfile::TempDir, MemoryStore)>,
     seq: u64,
 }
 
 impl Replicas {
-    pub(super) fn start(&mut self, id: u64) {
+    pub(crate) fn start(&mut self, id: u64) {
         let disk = self
             .disks
             .entry(id)
@@ -170,7 +170,7 @@ impl Replicas {
     }
 
     /// Forms the group with replica 1 as its only voter.
-    pub(super) fn formed() -> Self {
+    pub(crate) fn formed() -> Self {
         let mut replicas = Self::default();
         replicas.start(1);
         let first = replicas.first();
@@ -180,12 +180,12 @@ impl Replicas {
         replicas
     }
 
-    pub(super) fn first(&self) -> &Replica {
+    pub(crate) fn first(&self) -> &Replica {
         &self.running[&1]
     }
 
     /// Ends a process without a goodbye, and loses what the checkpoint store did not flush.
-    pub(super) fn kill(&mut self, id: u64) {
+    pub(crate) fn kill(&mut self, id: u64) {
         let Replica {
             group,
             index,
@@ -199,7 +199,7 @@ impl Replicas {
     }
 
     /// Appends a batch by the first replica; where it is.
-    pub(super) fn append(&mut self, records: &[Record]) -> (u64, AppendAnswer) {
+    pub(crate) fn append(&mut self, records: &[Record]) -> (u64, AppendAnswer) {
         self.seq += 1;
         let mut bytes = BytesMut::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
@@ -223,11 +223,11 @@ impl Replicas {
     }
 }
 
-pub(super) fn client(id: &str) -> ClientId {
+pub(crate) fn client(id: &str) -> ClientId {
     ClientId(Text::try_from(id).unwrap())
 }
 
-pub(super) fn publish(from: &str, topic: &str, qos: QoS, payload: Bytes) -> Publish {
+pub(crate) fn publish(from: &str, topic: &str, qos: QoS, payload: Bytes) -> Publish {
     Publish {
         client: client(from),
         epoch: Epoch(1),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use magpie_state::{Position, Row, RowValue};
-use magpie_storage::{Batch, Error, GroupId, KeyValue, MemoryStore, Tree};
+use magpie_storage::{Batch, Error, GroupId, KeyValue, MemoryStore, SledStore, Tree};
 
 use crate::raft::checkpoint::Checkpoint;
 use crate::raft::entry::{SnapshotMeta, log_id};
@@ -230,6 +230,25 @@ fn a_snapshot_is_installed_wholly_or_not_at_all() {
         },
         &new,
     );
+}
+
+#[test]
+fn the_rows_that_a_snapshot_replaces_can_be_read_until_they_are_dropped() {
+    // What was dropped is gone for readers, too.
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SledStore::open(dir.path().join("db"), 1 << 20).unwrap());
+    let mut checkpoint = Checkpoint::open(Arc::clone(&store) as _, GROUP).unwrap();
+    write(&mut checkpoint, &many(1), 1).unwrap();
+    let before = checkpoint.rows();
+    let mut staging = checkpoint.stage().unwrap();
+    staging.finish(meta(20)).unwrap();
+    checkpoint.install(staging).unwrap();
+    assert_eq!(before.row(b"long").unwrap().unwrap(), vec![1; 200_000]);
+    checkpoint.drop_replaced().unwrap();
+    let after = before.row(b"long");
+    assert!(!matches!(after, Ok(Some(_))), "dropped");
+    assert_eq!(store.tree_names().len(), 2, "the slots, and one of them");
+    assert_eq!(checkpoint.meta(), &meta(20));
 }
 
 #[test]
