@@ -5,7 +5,7 @@ use std::sync::Arc;
 use magpie_cluster::{Direct, Event, Events};
 use magpie_router::CacheLimits;
 use magpie_session::Eviction;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::deliver::{Deliverer, Published};
 use crate::metrics::Metrics;
@@ -25,7 +25,7 @@ pub(crate) async fn run(
     subscribers: Arc<Subscribers>,
     metrics: Arc<Metrics>,
 ) {
-    let mut deliverer = Deliverer::new(Arc::clone(&subscribers), CACHE, metrics);
+    let mut deliverer = Deliverer::new(subscribers, CACHE, metrics);
     while let Some(event) = events.recv().await {
         match event {
             Event::Supersede {
@@ -41,15 +41,11 @@ pub(crate) async fn run(
                 // The sender may have given up waiting.
                 let _ = taken.send(());
             }
-            Event::TailLost { partition } => {
-                warn!(%partition, "messages were lost on their way to this node, subscribers are closed");
-                evict_all(&registry, Eviction::Busy, |handle| {
-                    subscribers.count_of(handle) > 0
-                });
-            }
             Event::CloseAll { why } => {
                 info!(why, "all clients are closed");
-                evict_all(&registry, Eviction::Busy, |_| true);
+                for handle in registry.handles() {
+                    handle.mailbox.evict(Eviction::Busy);
+                }
             }
         }
     }
@@ -68,13 +64,5 @@ fn deliver(deliverer: &mut Deliverer, direct: &Direct) {
     }
     for share in &direct.shares {
         deliverer.deliver_to_any_member(&share.filter, published);
-    }
-}
-
-fn evict_all(registry: &Registry, why: Eviction, which: impl Fn(&crate::handle::Handle) -> bool) {
-    for handle in registry.handles() {
-        if which(&handle) {
-            handle.mailbox.evict(why);
-        }
     }
 }

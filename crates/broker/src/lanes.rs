@@ -8,7 +8,8 @@
 //! ```text
 //!  resume ──► Resuming ──activate──► Behind ──read up to what was missed──► Live
 //!                                      ▲                                     │
-//!                                      └────── the mailbox is full ──────────┘
+//!                                      └── the mailbox is full, or the tail ──┘
+//!                                          has a gap
 //! ```
 
 use std::collections::VecDeque;
@@ -161,6 +162,23 @@ impl Lanes {
                 lane.handed = Position(position.0 - 1);
                 lane.source = Source::Behind { missed: position };
                 Offered::Deferred
+            }
+        }
+    }
+
+    /// The tail cannot offer what is between `after`, up to where it has offered everything, and `upto`: it is read from the log.
+    pub(crate) fn miss(&mut self, partition: PartitionId, after: Position, upto: Position) {
+        if let Some(lane) = self.lane_mut(partition)
+            && lane.handed < upto
+        {
+            match &mut lane.source {
+                Source::Live => {
+                    lane.handed = lane.handed.max(after);
+                    lane.source = Source::Behind { missed: upto };
+                }
+                Source::Behind { missed } | Source::Resuming { missed, .. } => {
+                    *missed = upto.max(*missed);
+                }
             }
         }
     }

@@ -232,6 +232,24 @@ impl Mailbox {
         Pushed::Queued
     }
 
+    /// The tail cannot offer what is between these places, see [`Lanes::miss`]. False if the session ends with its connection, or none has
+    /// begun, and nothing is read for it.
+    pub(crate) fn miss(&self, partition: PartitionId, after: Position, upto: Position) -> bool {
+        let waker = {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            let Some(lanes) = &mut inner.lanes else {
+                return false;
+            };
+            lanes.miss(partition, after, upto);
+            let must_read = lanes.must_read();
+            inner.has_unread |= must_read;
+            if must_read { inner.waker.take() } else { None }
+        };
+        wake(waker);
+        true
+    }
+
     /// Pushes an answer and wakes the task. Gives the answer back when the connection is gone, so that its effects can be undone.
     pub(crate) fn post(&self, post: Post) -> Result<(), Post> {
         let waker = {

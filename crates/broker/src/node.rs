@@ -118,6 +118,7 @@ impl Node {
             task::spawn(tail::run(
                 tail,
                 Arc::clone(&subscribers),
+                Arc::clone(&registry),
                 Arc::clone(&metrics),
             ));
         }

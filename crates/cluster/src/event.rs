@@ -28,11 +28,6 @@ pub enum Event {
         /// Send once the messages are in the mailboxes.
         taken: oneshot::Sender<()>,
     },
-    /// The tail of a partition has a gap that cannot be filled: end every connection with a subscription that takes replicated messages.
-    TailLost {
-        /// For the log.
-        partition: magpie_state::PartitionId,
-    },
     /// Without a quorum for so long that the cluster may have declared this node down: close every client connection.
     CloseAll {
         /// For the log and the DISCONNECT.

@@ -47,7 +47,7 @@ pub use session::{Attach, Attached, Detach, Handover};
 pub use share::{DealtMessage, DealtTail};
 pub use status::{Fatal, GroupStatus, LogStatus, MemberStatus, PartitionHolds, StartError, Status};
 pub use subscribe::{Barrier, ShareMember};
-pub use tail::{Tail, TailBatch, TailItem};
+pub use tail::{Tail, TailBatch, TailItem, TailLost, Tailed};
 
 /// Messages and services of `/proto/cluster.proto`.
 mod proto {

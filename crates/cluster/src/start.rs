@@ -341,7 +341,6 @@ impl Parts {
             channels: self.channels.clone(),
             feeds: self.feeds.clone(),
             interest: self.interest.clone(),
-            events: self.events.clone(),
             stop: self.stop.clone(),
         };
         TailSlot {

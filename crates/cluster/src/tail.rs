@@ -2,7 +2,8 @@
 //!
 //! A node with a replica tails its own apply through a [`feed`], falling back to the log on disk when it is behind; a node without one
 //! asks the leader, over gRPC ([`remote`], [`serve`]). The position is an index of the partition's log either way, so that a tail goes on
-//! where it was when a replica appears, goes, or jumps ahead by a snapshot. Never a silent gap: if messages are gone, the broker is told.
+//! where it was when a replica appears, goes, or jumps ahead by a snapshot. Never a silent gap: if messages are gone, the broker is told, at
+//! the place where they would have come.
 
 mod decode;
 mod feed;
@@ -16,10 +17,9 @@ use std::time::Duration;
 
 use magpie_codec::{Message, QoS};
 use magpie_state::{ClientId, NodeId, PartitionId, Position, StreamId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::Event;
 use crate::groups::{Groups, group_of};
 use crate::leaders::Leaders;
 use crate::rpc::Channels;
@@ -40,8 +40,8 @@ pub struct Tail {
     position: Option<u64>,
     /// Index up to which everything handed out has been delivered to mailboxes.
     passed: watch::Sender<u64>,
-    /// Entries read and not handed out yet, oldest first.
-    ready: std::collections::VecDeque<TailBatch>,
+    /// What was read and not handed out yet, oldest first.
+    ready: std::collections::VecDeque<Tailed>,
     /// Wakes when a replica appears or goes.
     moved: watch::Receiver<u64>,
     /// A gap in the local log that is being filled from another replica, up to this index.
@@ -65,8 +65,27 @@ pub(crate) struct TailParts {
     pub(crate) channels: Channels,
     pub(crate) feeds: Feeds,
     pub(crate) interest: Interest,
-    pub(crate) events: mpsc::Sender<Event>,
     pub(crate) stop: CancellationToken,
+}
+
+/// What comes next in a partition's log.
+pub enum Tailed {
+    /// Messages.
+    Batch(TailBatch),
+    /// Messages that this node cannot have any more, in their place.
+    Lost(TailLost),
+}
+
+/// A part of the log that is gone from the logs of the replicas before this node read it. What sessions need of it is kept, and can be
+/// [fetched](crate::Cluster::fetch).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailLost {
+    /// Where.
+    pub partition: PartitionId,
+    /// Log index up to which everything was handed out.
+    pub after: u64,
+    /// Log index up to which messages may be missing.
+    pub upto: u64,
 }
 
 /// Messages of one log entry.
@@ -109,12 +128,13 @@ impl Tail {
         }
     }
 
-    /// The next entry with messages, waiting for it. `None` when the node stops. One task calls this in a loop and does nothing else.
-    pub async fn next(&mut self) -> Option<TailBatch> {
+    /// The next entry with messages, or the next gap, waiting for it. `None` when the node stops. One task calls this in a loop and does
+    /// nothing else.
+    pub async fn next(&mut self) -> Option<Tailed> {
         let stop = self.parts.stop.clone();
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Some(batch);
+            if let Some(tailed) = self.ready.pop_front() {
+                return Some(tailed);
             }
             if let Some(position) = self.position {
                 // Everything handed out has been delivered: the caller came back for more.
@@ -129,7 +149,7 @@ impl Tail {
         }
     }
 
-    /// Everything up to `index` is in the mailboxes: barriers up to it may pass.
+    /// Everything up to `index` is in the mailboxes, or they know that it is lost: barriers up to it may pass.
     pub fn done(&mut self, index: u64) {
         if self.ready.is_empty() {
             // The entries behind the last one with messages hold none for us.
@@ -169,7 +189,7 @@ impl Tail {
                     () = leader_is_another(&self.parts, *leader) => None,
                 };
                 match read {
-                    Some(chunk) => self.take_chunk(chunk).await,
+                    Some(chunk) => self.take_chunk(chunk),
                     None => {
                         self.source = Source::None;
                         tokio::time::sleep(RETRY_AFTER).await;
@@ -217,7 +237,7 @@ impl Tail {
                 return;
             }
         } else if leader.is_some() && everything {
-            self.give_up_gap().await;
+            self.give_up_gap();
             return;
         }
         let mut leaders = self.parts.leaders.changes();
@@ -229,16 +249,15 @@ impl Tail {
     }
 
     /// The messages of a gap are nowhere to be had.
-    async fn give_up_gap(&mut self) {
+    fn give_up_gap(&mut self) {
         if let Some(upto) = self.gap_upto.take() {
-            self.lost().await;
-            self.position = Some(self.position.unwrap_or(0).max(upto));
+            self.lose(upto);
         }
     }
 
-    async fn take_chunk(&mut self, chunk: remote::Chunk) {
+    fn take_chunk(&mut self, chunk: remote::Chunk) {
         if chunk.lost {
-            self.lost().await;
+            self.lose(chunk.upto);
         }
         self.take(chunk.entries, chunk.upto);
         if self.gap_upto.is_some_and(|upto| chunk.upto >= upto) {
@@ -251,26 +270,27 @@ impl Tail {
         for entry in entries {
             let items = decode::items(&entry);
             if !items.is_empty() {
-                self.ready.push_back(TailBatch {
+                self.ready.push_back(Tailed::Batch(TailBatch {
                     partition: self.parts.partition,
                     index: entry.index,
                     items,
-                });
+                }));
             }
         }
         self.position = Some(self.position.unwrap_or(0).max(upto));
     }
 
-    async fn lost(&self) {
-        tracing::warn!(partition = %self.parts.partition, "messages of the log are gone before this node read them; its clients are disconnected");
-        // The broker always drains its events; only a stopping node does not.
-        let _ = self
-            .parts
-            .events
-            .send(Event::TailLost {
+    /// Tells of it in its place: who is told later would take what comes behind it for the next.
+    fn lose(&mut self, upto: u64) {
+        let after = self.position.unwrap_or(0);
+        if upto > after {
+            self.ready.push_back(Tailed::Lost(TailLost {
                 partition: self.parts.partition,
-            })
-            .await;
+                after,
+                upto,
+            }));
+            self.position = Some(upto);
+        }
     }
 }
 
@@ -281,3 +301,6 @@ async fn leader_is_another(parts: &TailParts, than: NodeId) {
         leaders.next().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,6 +250,33 @@ fn a_lane_knows_what_was_offered_before_it_fell_behind() {
     assert!(!lanes.are_past(&[(P, at(50))], |_| at(60)), "it is read");
 }
 
+#[test]
+fn a_lane_is_read_past_a_gap_of_the_tail() {
+    let mut lanes = Lanes::new(1000);
+    lanes.insert(P, at(10));
+    assert_eq!(lanes.offer(P, at(12), true), Offered::Taken);
+    lanes.miss(P, at(14), at(20));
+    assert_eq!(lanes.offer(P, at(22), true), Offered::Deferred);
+    assert_eq!(only(lanes.cursors(|_| at(99))), (11, vec![]));
+    lanes.finish(P, at(12));
+    assert_eq!(only(lanes.cursors(|_| at(99))), (14, vec![]));
+    assert_eq!(lanes.next_to_read(), Some((P, at(14))));
+    lanes.read_upto(P, at(21), false);
+    assert!(lanes.must_read(), "22 was offered");
+    lanes.read_upto(P, at(22), false);
+    assert!(!lanes.must_read());
+    // What it was read past already is no gap to it, and one that is being read is read further.
+    lanes.miss(P, at(15), at(22));
+    assert!(!lanes.must_read());
+    let mut lanes = resumed(5, &[], &[]);
+    lanes.miss(P, at(7), at(9));
+    lanes.activate(&[(P, at(3))]);
+    lanes.read_upto(P, at(8), false);
+    assert!(lanes.must_read());
+    lanes.read_upto(P, at(9), false);
+    assert!(!lanes.must_read());
+}
+
 /// What a session does in the property test.
 #[derive(Debug, Clone)]
 enum Step {
@@ -257,6 +284,8 @@ enum Step {
     Publish,
     /// The tail offers the next message that it has not offered.
     Offer { has_room: bool },
+    /// The tail cannot offer the next so many messages.
+    Lose { messages: u64 },
     /// A read comes back, with so many messages at most.
     Read { most: usize },
     /// The client acknowledges one of those that it has.
@@ -269,6 +298,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Publish),
         4 => any::<bool>().prop_map(|has_room| Step::Offer { has_room }),
+        1 => (1..5u64).prop_map(|messages| Step::Lose { messages }),
         2 => (0..5usize).prop_map(|most| Step::Read { most }),
         4 => any::<prop::sample::Index>().prop_map(Step::Acknowledge),
         1 => Just(Step::Resume),
@@ -301,6 +331,11 @@ proptest! {
                             open.push(offered);
                         }
                     }
+                }
+                Step::Lose { messages } => {
+                    let upto = log.min(offered + 2 * messages);
+                    lanes.miss(P, at(offered), at(upto));
+                    offered = upto;
                 }
                 Step::Read { most } => {
                     let Some((partition, after)) = lanes.next_to_read() else { continue };

@@ -70,14 +70,18 @@ impl Default for Feed {
 
 impl Observer<PartitionState> for Feed {
     fn applied(&self, index: u64, command: &Bytes, answer: &PartitionAnswer) {
+        let mut ring = self.lock();
+        if ring.complete_from == 0 {
+            // Whatever it is: a reader that is before the first messages lacks nothing.
+            ring.complete_from = index;
+        }
         if let PartitionAnswer::Append(AppendAnswer::Taken(outcome)) = answer {
-            let entry = Entry {
+            ring.push(Entry {
                 index,
                 command: command.clone(),
                 refused: Refused(outcome.passed_over()),
                 ordinals: None,
-            };
-            self.lock().push(entry);
+            });
         }
     }
 
@@ -191,9 +195,6 @@ impl Feed {
 
 impl Ring {
     fn push(&mut self, entry: Entry) {
-        if self.complete_from == 0 {
-            self.complete_from = entry.index;
-        }
         self.bytes += weight(&entry);
         self.entries.push_back(entry);
         while self.bytes > FEED_BYTES && self.entries.len() > 1 {

@@ -95,8 +95,10 @@ impl Reader {
         let readable_from = self.group.with_state(PartitionState::readable_from);
         let first = range.first.max(readable_from);
         if first > from {
-            // Only what the log lacks is a gap; what comes behind it is read next.
-            return Read::Gap { upto: first - 1 };
+            // Only what the log and memory lack is a gap; what comes behind it is read next.
+            return Read::Gap {
+                upto: first.min(end) - 1,
+            };
         }
         let entries: Vec<Entry> = self.group.with_state(|state| {
             let kept = range.commands.into_iter().filter_map(|(index, command)| {

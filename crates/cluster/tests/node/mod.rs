@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use magpie_cluster::{
-    Cluster, Config, DealtMessage, Event, Handover, Readiness, Submission, Submitted,
+    Cluster, Config, DealtMessage, Event, Handover, Readiness, Submission, Submitted, Tailed,
 };
 use magpie_codec::{Message, QoS, Text, TopicFilter, TopicName};
 use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
@@ -138,7 +138,14 @@ async fn run_broker(
     for partition in 0..cluster.partitions() {
         let (mut tail, deliver) = (cluster.take_tail(PartitionId(partition)), deliver.clone());
         tokio::spawn(async move {
-            while let Some(batch) = tail.next().await {
+            while let Some(tailed) = tail.next().await {
+                let batch = match tailed {
+                    Tailed::Batch(batch) => batch,
+                    Tailed::Lost(lost) => {
+                        tail.done(lost.upto);
+                        continue;
+                    }
+                };
                 for item in batch.items {
                     let payload = String::from_utf8(item.message.payload.to_vec()).unwrap();
                     let _ = deliver.send(payload).await;
@@ -177,7 +184,7 @@ async fn run_broker(
                 } => {
                     let _ = supersede.send((client, epoch, gone)).await;
                 }
-                Event::TailLost { .. } | Event::CloseAll { .. } => {}
+                Event::CloseAll { .. } => {}
             }
         }
     });
