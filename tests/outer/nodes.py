@@ -102,6 +102,10 @@ class Node:
     def status(self):
         return json.loads(http(self.http, "/api/v1/status", host=self.host, token=self.token)[1])
 
+    def session(self, client):
+        """What the node tells of a client's session, as text: `magpie ctl sessions show`."""
+        return http(self.http, f"/api/v1/sessions/{client}", host=self.host, token=self.token)[1].strip()
+
     def signal(self, number):
         self.process.send_signal(number)
 

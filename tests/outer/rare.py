@@ -173,24 +173,50 @@ def key_of(payload):
     return f"{client.decode()} {number.decode()}"
 
 
-def sleep_from(node):
-    """A session that is subscribed to the load, and away."""
-    wire = Wire(node, "sleeping")
+def attach(node, name, clean=False):
+    """A client that is subscribed to the load."""
+    wire = Wire(node, name, clean=clean)
     wire.subscribe("load/#", 1)
     wire.expect(SUBACK)
-    wire.disconnect()
+    return wire
 
 
-def check_wakes(node, owed):
-    """It comes back, and gets everything that was acknowledged."""
-    wire, got = Wire(node, "sleeping"), set()
+def sleep_from(node):
+    """A session that is subscribed to the load, and away."""
+    attach(node, "sleeping").disconnect()
+
+
+def take_owed(wire, owed, got, seconds=15):
+    """Takes and acknowledges what comes until `got` has everything that was acknowledged; TimeoutError if nothing comes for so long."""
+    while owed - got:
+        packet = wire.take(seconds)
+        got.add(key_of(packet.payload))
+        wire.acknowledge(PUBACK, packet.packet_id)
+
+
+def tell_late(wire, owed, got, error):
+    """Whether what is missing is lost or late: waits a minute more, and asks the node how far the session is."""
+    missing = owed - got
+    session = wire.node.session(wire.client_id)
+    until = time.monotonic() + 60
+    with contextlib.suppress(TimeoutError, Lost):
+        while owed - got and time.monotonic() < until:
+            take_owed(wire, owed, got, until - time.monotonic())
+    late = len(missing & got)
+    raise Failure(
+        f"{wire.client_id} got nothing for 15 s, and {len(missing)} of {len(owed)} acknowledged messages are missing: {sorted(missing)[:3]}; "
+        f"of these {late} came within a minute more, {len(missing) - late} did not; then its session was: {session}; "
+        f"and now: {wire.node.session(wire.client_id)}"
+    ) from error
+
+
+def check_wakes(node, owed, client="sleeping", got=()):
+    """It comes back, and gets everything that was acknowledged, and that it has not got yet."""
+    wire, got = Wire(node, client), set(got)
     try:
-        while owed - got:
-            packet = wire.take(15)
-            got.add(key_of(packet.payload))
-            wire.acknowledge(PUBACK, packet.packet_id)
-    except TimeoutError:
-        raise Failure(f"{len(owed - got)} of {len(owed)} acknowledged messages are missing: {sorted(owed - got)[:3]}") from None
+        take_owed(wire, owed, got)
+    except TimeoutError as error:
+        tell_late(wire, owed, got, error)
     wire.close()
 
 
@@ -368,16 +394,12 @@ def racing_retained(suite):
 
 
 def snapshot(suite):
-    """A node stands still until the log has gone on without it. Its clean subscribers get all or are told to go, once a snapshot came."""
+    """A node stands still until the log has gone on without it. Its clean subscribers get all or are told to go, once a snapshot came; its
+    sessions that last get all, at once or when they are back."""
     settings = {"MAGPIE_CLUSTER__LOG_RETAIN": "1s", "MAGPIE_CLUSTER__LOG_RETAIN_BYTES": "64KiB", "MAGPIE_CLUSTER__DOWN_AFTER": "60s"}
     with cluster_of(suite, settings=settings) as cluster:
         behind, one, other = cluster.nodes
-        clean = Wire(behind, "clean", clean=True)
-        clean.subscribe("load/#", 1)
-        clean.expect(SUBACK)
-        durable = Wire(behind, "sleeping")
-        durable.subscribe("load/#", 1)
-        durable.expect(SUBACK)
+        clean, durable, reading = attach(behind, "clean", clean=True), attach(behind, "sleeping"), attach(behind, "reading")
         # A mark, and nothing else.
         behind.points.write_text("snapshot.installed - 1 sleep 0\n")
         time.sleep(0.1)
@@ -388,21 +410,22 @@ def snapshot(suite):
         behind.signal(signal.SIGCONT)
         mark = behind.points.with_name(behind.points.name + ".hit")
         took = wait_until("a snapshot is installed", 60, mark.exists)
-        got, ended = set(), None
-        try:
-            while owed - got:
-                packet = clean.take(15)
-                clean.acknowledge(PUBACK, packet.packet_id)
-                got.add(key_of(packet.payload))
-        except Lost as lost:
-            ended = lost
-        except TimeoutError:
-            raise Failure(f"a clean subscriber lacks {len(owed - got)} of {len(owed)}, and was not told") from None
+        how = []
+        for wire in (clean, reading):
+            got = set()
+            try:
+                take_owed(wire, owed, got)
+                how.append("got all of them")
+            except Lost:
+                how.append(f"was closed after {len(got)} of them")
+            except TimeoutError as error:
+                tell_late(wire, owed, got, error)
+            wire.close()
         durable.close()
         cluster.wait_ready()
         check_wakes(behind, owed)
-        how = f"was closed after {len(got)} of them" if ended else "got all of them"
-        return f"a snapshot after {took:.1f} s; of {len(owed)} messages the clean subscriber {how}"
+        check_wakes(behind, owed, "reading", got)
+        return f"a snapshot after {took:.1f} s; of {len(owed)} messages the clean subscriber {how[0]}, a session that lasts {how[1]}"
 
 
 def panics(suite):
