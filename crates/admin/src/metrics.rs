@@ -220,6 +220,14 @@ fn describe() {
         "Refusals by this node: to connect, publish, subscribe, leave a will, stay, use the API"
     );
     describe_counter!(
+        "magpie_auth_http_errors_total",
+        "Clients that were refused because the web service that knows them gave no answer"
+    );
+    describe_counter!(
+        "magpie_auth_jwks_errors_total",
+        "Times that the set of keys for tokens could not be read; the keys from before stay"
+    );
+    describe_counter!(
         "magpie_audit_lost_total",
         "Lines that the audit log does not have, because it was not written fast enough or at all"
     );
