@@ -71,71 +71,84 @@ impl Pattern {
 
     /// Whether every topic that `filter` matches is matched by this pattern of a rule that allows. A topic is a filter without wildcards.
     pub(crate) fn covers(&self, filter: &str, subject: &Subject) -> bool {
-        let is_dollar = filter.starts_with('$');
-        let mut rest = Some(filter);
-        for (level, is_first) in self.levels.iter().zip(first_of()) {
-            if *level == Level::Rest {
-                return !(is_first && is_dollar);
+        let left = self.walk(filter, |level, asked, is_first| match level {
+            Level::Any | Level::Rest => true,
+            Level::Literal(literal) => asked == &**literal,
+            Level::Template(template) => {
+                template.equals(asked, subject) && template.is_safe(subject, is_first)
             }
-            let Some(left) = rest else {
-                return false;
-            };
-            let (asked, next) = split(left);
-            let is_covered = match level {
-                Level::Rest => true,
-                Level::Any => asked != "#" && !(is_first && is_dollar),
-                Level::Literal(literal) => asked == &**literal,
-                Level::Template(template) => {
-                    template.equals(asked, subject) && template.is_safe(subject, is_first)
-                }
-            };
-            if !is_covered {
-                return false;
-            }
-            rest = next;
-        }
-        rest.is_none()
+        });
+        matches!(left, Some(Left { filter: None, .. }))
     }
 
     /// Whether some topic is matched by both `filter` and this pattern.
     pub(crate) fn overlaps(&self, filter: &str, subject: &Subject) -> bool {
-        let is_dollar = filter.starts_with('$');
-        let mut rest = Some(filter);
-        for (level, is_first) in self.levels.iter().zip(first_of()) {
-            if *level == Level::Rest {
-                return !(is_first && is_dollar);
-            }
-            let Some(left) = rest else {
-                return false;
-            };
-            let (asked, next) = split(left);
-            if asked == "#" {
-                // It goes on to match whatever the pattern's remaining levels are.
-                break;
-            }
-            let meets = match level {
-                Level::Any => !(is_first && is_dollar),
-                level if asked == "+" => level.is_met_by_wildcard(subject, is_first),
-                Level::Literal(literal) => asked == &**literal,
-                Level::Template(template) => template.equals(asked, subject),
-                Level::Rest => true,
-            };
-            if !meets {
-                return false;
-            }
-            rest = next;
-        }
-        match rest {
-            None => true,
-            Some("#") => {
-                let consumed = filter.split('/').count() - 1;
-                let left = self.levels.iter().zip(first_of()).skip(consumed);
-                left.into_iter()
-                    .all(|(level, is_first)| level.is_met_by_wildcard(subject, is_first))
-            }
-            Some(_) => false,
+        let left = self.walk(filter, |level, asked, is_first| match level {
+            level if asked == "+" => level.is_met_by_wildcard(subject, is_first),
+            Level::Any | Level::Rest => true,
+            Level::Literal(literal) => asked == &**literal,
+            Level::Template(template) => template.equals(asked, subject),
+        });
+        match left {
+            Some(Left { filter: None, .. }) => true,
+            // It goes on to match whatever the pattern's remaining levels are.
+            Some(Left {
+                filter: Some("#"),
+                levels,
+                is_first,
+            }) => levels
+                .iter()
+                .zip(first_of(is_first))
+                .all(|(level, is_first)| level.is_met_by_wildcard(subject, is_first)),
+            _ => false,
         }
     }
+
+    /// Goes along pattern and filter, level by level, up to a `#` or the end of either. `None` if a level does not fit.
+    fn walk<'a>(
+        &'a self,
+        filter: &'a str,
+        fits: impl Fn(&Level, &str, bool) -> bool,
+    ) -> Option<Left<'a>> {
+        let is_dollar = filter.starts_with('$');
+        let mut left = Left {
+            filter: Some(filter),
+            levels: &self.levels,
+            is_first: true,
+        };
+        while let Some((level, levels)) = left.levels.split_first() {
+            // Section 4.7.2: a leading wildcard does not match topics that begin with `$`.
+            let is_wild = matches!(level, Level::Any | Level::Rest);
+            if is_wild && left.is_first && is_dollar {
+                return None;
+            }
+            if *level == Level::Rest {
+                left.filter = None;
+                break;
+            }
+            let (asked, next) = split(left.filter?);
+            if asked == "#" {
+                break;
+            }
+            if !fits(level, asked, left.is_first) {
+                return None;
+            }
+            left = Left {
+                filter: next,
+                levels,
+                is_first: false,
+            };
+        }
+        Some(left)
+    }
+}
+
+/// What a walk has not come to.
+struct Left<'a> {
+    /// `None`: it has come to its end, or the pattern has `#` for all of it.
+    filter: Option<&'a str>,
+    levels: &'a [Level],
+    is_first: bool,
 }
 
 impl Level {
@@ -152,9 +165,9 @@ impl Level {
     }
 }
 
-/// True once, then false.
-fn first_of() -> impl Iterator<Item = bool> {
-    std::iter::once(true).chain(std::iter::repeat(false))
+/// As told, then false.
+fn first_of(is_first: bool) -> impl Iterator<Item = bool> {
+    std::iter::once(is_first).chain(std::iter::repeat(false))
 }
 
 /// The first level, and what is left behind its slash.
