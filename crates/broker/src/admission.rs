@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use crate::bucket::Bucket;
 
 /// Addresses in one half of the table.
 const ADDRESSES_MAX: usize = 16 * 1024;
@@ -28,7 +30,7 @@ impl Rates {
     pub(crate) fn new(of_node: u32, of_address: u32) -> Self {
         let now = Instant::now();
         Self {
-            of_node: (of_node > 0).then(|| Mutex::new(Bucket::full(of_node, now))),
+            of_node: (of_node > 0).then(|| Mutex::new(Bucket::new(of_node.into(), now))),
             of_addresses: (of_address > 0).then(|| Mutex::new(Addresses::new(of_address))),
         }
     }
@@ -36,7 +38,7 @@ impl Rates {
     /// Counts a connection of the node.
     pub(crate) fn admit(&self, now: Instant) -> Result<(), Exceeded> {
         match &self.of_node {
-            Some(bucket) if !lock(bucket).take(now) => Err(Exceeded::Node),
+            Some(bucket) if !lock(bucket).try_take(1, now) => Err(Exceeded::Node),
             _ => Ok(()),
         }
     }
@@ -52,38 +54,6 @@ impl Rates {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As many tokens as there may be connections in a second; they come back in a second.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    per_second: u32,
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn full(per_second: u32, now: Instant) -> Self {
-        Self {
-            per_second,
-            tokens: f64::from(per_second),
-            at: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let since = now
-            .saturating_duration_since(self.at)
-            .min(Duration::from_secs(1));
-        self.at = now.max(self.at);
-        let rate = f64::from(self.per_second);
-        self.tokens = (self.tokens + since.as_secs_f64() * rate).min(rate);
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
-    }
 }
 
 /// A bucket per address, in a table of two halves: when the newer is full, the older is forgotten. Whoever has so many addresses that this
@@ -110,12 +80,12 @@ impl Addresses {
                 self.older = std::mem::take(&mut self.newer);
             }
             let known = self.older.remove(&key);
-            let bucket = known.unwrap_or_else(|| Bucket::full(self.per_second, now));
+            let bucket = known.unwrap_or_else(|| Bucket::new(self.per_second.into(), now));
             self.newer.insert(key, bucket);
         }
         self.newer
             .get_mut(&key)
-            .is_none_or(|bucket| bucket.take(now))
+            .is_none_or(|bucket| bucket.try_take(1, now))
     }
 }
 
@@ -133,6 +103,8 @@ pub(crate) fn holder(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::Duration;
 
     use super::*;
 

@@ -9,6 +9,7 @@ mod access;
 mod admission;
 mod attach;
 mod authenticate;
+mod bucket;
 mod buffers;
 mod clock;
 mod config;

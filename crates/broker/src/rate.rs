@@ -1,9 +1,11 @@
 //! How fast one client may publish: a token bucket each for messages and for bytes, which holds what one second brings.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+
+use crate::bucket::Bucket;
 
 /// What happens to a client that publishes too fast.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,39 +65,11 @@ impl Rate {
     }
 }
 
-/// Time is what it is measured in: how long it takes until all that was taken has come in.
-#[derive(Debug)]
-struct Bucket {
-    /// 0: no bound.
-    per_s: u64,
-    /// When it is full again.
-    full_at: Instant,
-}
-
-impl Bucket {
-    const fn new(per_s: u64, now: Instant) -> Self {
-        Self {
-            per_s,
-            full_at: now,
-        }
-    }
-
-    /// Takes, and tells how long to wait until it is not overdrawn.
-    fn take(&mut self, amount: u64, now: Instant) -> Duration {
-        if self.per_s == 0 {
-            return Duration::ZERO;
-        }
-        let cost = Duration::from_nanos(amount.saturating_mul(1_000_000_000) / self.per_s);
-        let full_at = self.full_at.max(now);
-        self.full_at = full_at.checked_add(cost).unwrap_or(full_at);
-        let owed = self.full_at.saturating_duration_since(now);
-        owed.saturating_sub(Duration::from_secs(1))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
     use super::*;
 
     fn rate(messages: u32, bytes: u64, now: Instant) -> Box<Rate> {
