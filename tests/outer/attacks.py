@@ -475,14 +475,23 @@ def subscription_flood(target):
 
 def never_reads(target):
     """A subscriber with a small window that reads nothing, beside a fast publisher; at QoS 0 and at QoS 1, large messages and small."""
+    return flooded(target, ((0, 60_000, 3000), (0, 1000, 60_000), (0, 0, 100_000), (1, 1000, 15_000)))
+
+
+def never_reads_properties(target):
+    """The same, with messages that are nothing but user properties."""
+    return flooded(target, ((0, 0, 3000),), packets.user_property("name", "v" * 600) * 100)
+
+
+def flooded(target, floods, properties=b""):
     told = []
-    for qos, size, count in ((0, 60_000, 3000), (0, 1000, 60_000), (0, 0, 100_000), (1, 1000, 15_000)):
+    for qos, size, count in floods:
         reader = connected(target.port, "never-reads", receive_buffer=4096)
         reader.send(subscribe(["flood"], qos=qos))
         reader.expect(SUBACK)
         writer = connected(target.port, "fast")
-        took = publish_fast(writer, "flood", b"x" * size, qos, count)
-        told.append(f"{count} of {size} B at QoS {qos} in {took:.1f} s")
+        took = publish_fast(writer, "flood", b"x" * size, qos, count, properties=properties)
+        told.append(f"{count} of {size + len(properties)} B at QoS {qos} in {took:.1f} s")
         reader.close()
         writer.close()
     return "; ".join(told)
@@ -696,6 +705,8 @@ ATTACKS = [
     Attack("subscription flood", subscription_flood, 128, 32, True),
     # mailbox.bytes_max.
     Attack("a subscriber that never reads", never_reads, 16, 16, True),
+    # The same, and the ends of the buffers that properties were read into.
+    Attack("a subscriber that never reads properties", never_reads_properties, 24, 16, True),
     Attack("a client that reads no answers", never_reads_answers, 8, 8),
     Attack("10,000 retained by one client", retained_flood, 64, 32, True),
     Attack("QoS 2 packet ids held", qos2_held, 32, 16, True),
@@ -777,12 +788,13 @@ def answer_to(raw):
     return "accepted" if code < 0x80 and first >> 4 != DISCONNECT else f"refused with {code:#x}"
 
 
-def publish_fast(writer, topic, payload, qos, count, retain=False):
+def publish_fast(writer, topic, payload, qos, count, retain=False, properties=b""):
     """As fast as it goes, with no more unanswered than Receive Maximum; answers how long it took. With a list of topics: to each one."""
     began, unanswered, batch = time.monotonic(), 0, []
     acknowledged = {1: PUBACK, 2: PUBCOMP}.get(qos)
     for number in range(count):
-        batch.append(publish(topic if isinstance(topic, str) else topic[number], payload, qos, number % 65_000 + 1, retain=retain))
+        one = topic if isinstance(topic, str) else topic[number]
+        batch.append(publish(one, payload, qos, number % 65_000 + 1, retain=retain, properties=properties))
         if len(batch) < 100 and number + 1 < count:
             continue
         writer.send(b"".join(batch), 60)
