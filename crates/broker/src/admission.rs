@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn a_burst_is_admitted_and_then_the_rate() {
-        let now = Instant::now();
         let rates = Rates::new(10, 0);
+        let now = Instant::now();
         let admitted = |at: Instant| (0..100).filter(|_| rates.admit(at).is_ok()).count();
         assert_eq!(admitted(now), 10);
         assert_eq!(admitted(now), 0);
