@@ -10,7 +10,7 @@ mod flood;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub use event::{Change, Refusal, What};
 
 use event::Line;
 use flood::Flood;
-use writer::{AuditFile, Message};
+use writer::{AuditFile, Message, Shared};
 
 /// Messages to the writer that may wait.
 const QUEUE: usize = 4096;
@@ -38,8 +38,8 @@ struct Inner {
     flood: Mutex<Flood>,
     /// `None`: no file, only tracing.
     writer: Option<SyncSender<Message>>,
-    /// Refusals that wait for the writer.
-    waiting: Arc<AtomicUsize>,
+    /// With the thread that writes.
+    shared: Arc<Shared>,
     node: String,
 }
 
@@ -72,13 +72,13 @@ impl Audit {
         let file = AuditFile::open(path)
             .map_err(|error| Error::Open(path.display().to_string(), error))?;
         let (sender, receiver) = sync_channel(QUEUE);
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let written = Arc::clone(&waiting);
+        let shared = Arc::new(Shared::default());
+        let written = Arc::clone(&shared);
         std::thread::Builder::new()
             .name(String::from("audit"))
             .spawn(move || file.write_all_of(&receiver, &written))
             .map_err(Error::Thread)?;
-        Self::new(node, Some(sender), waiting).swept()
+        Self::new(node, Some(sender), shared).swept()
     }
 
     /// An operator's change, whatever came of it.
@@ -100,6 +100,7 @@ impl Audit {
 
     /// Opens the file anew, after something has moved it away.
     pub fn reopen(&self) {
+        self.inner.shared.is_moved.store(true, Ordering::Release);
         self.send(Message::Reopen);
     }
 
@@ -112,12 +113,12 @@ impl Audit {
         let _ = is_done.recv_timeout(within);
     }
 
-    fn new(node: &str, writer: Option<SyncSender<Message>>, waiting: Arc<AtomicUsize>) -> Self {
+    fn new(node: &str, writer: Option<SyncSender<Message>>, shared: Arc<Shared>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 flood: Mutex::default(),
                 writer,
-                waiting,
+                shared,
                 node: node.to_owned(),
             }),
         }
@@ -151,14 +152,14 @@ impl Audit {
         if self.inner.writer.is_none() {
             return;
         }
-        if self.inner.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE_REFUSALS {
-            self.inner.waiting.fetch_sub(1, Ordering::Relaxed);
+        if self.inner.shared.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE_REFUSALS {
+            self.inner.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             writer::lost();
             return;
         }
         let line = Line::of_refusal(&self.inner.node, refusal, repeated);
         if !self.send(Message::Refusal(line)) {
-            self.inner.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.inner.shared.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

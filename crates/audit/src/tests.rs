@@ -149,10 +149,28 @@ fn after_a_rotation_the_new_file_is_written() {
     let moved = directory.path().join("audit.1");
     std::fs::rename(&path, &moved).unwrap();
     audit.change(&change("between"));
+    audit.flush(SOON);
     audit.reopen();
     audit.change(&change("after"));
     audit.flush(SOON);
     assert_eq!(lines(&moved).len(), 2);
+    assert_eq!(lines(&path)[0]["target"], "after");
+}
+
+#[test]
+fn a_rotation_is_not_missed_when_there_is_no_room_to_tell_of_it() {
+    let (directory, path) = file();
+    let log = AuditFile::open(&path).unwrap();
+    let moved = directory.path().join("audit.1");
+    std::fs::rename(&path, &moved).unwrap();
+    let shared = Shared::default();
+    shared.is_moved.store(true, Ordering::Release);
+    let (sender, receiver) = sync_channel(1);
+    let line = Line::of_change("n1", &change("after"));
+    sender.send(Message::Change(line)).unwrap();
+    drop(sender);
+    log.write_all_of(&receiver, &shared);
+    assert_eq!(lines(&moved).len(), 0);
     assert_eq!(lines(&path)[0]["target"], "after");
 }
 

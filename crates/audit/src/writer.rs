@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 pub(crate) enum Message {
     Change(Line),
     Refusal(Line),
+    /// Look whether the file is to be opened anew; any other message does as well.
     Reopen,
     /// Say so when everything before is written.
     Flush(SyncSender<()>),
@@ -31,6 +32,15 @@ impl Message {
 /// Counts a line that nobody will read.
 pub(crate) fn lost() {
     metrics::counter!("magpie_audit_lost_total").increment(1);
+}
+
+/// What the handles and the thread share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Refusals in the queue.
+    pub(crate) waiting: AtomicUsize,
+    /// The file is to be opened anew before the next line. Not by a message alone: the queue may be full when it is asked for.
+    pub(crate) is_moved: AtomicBool,
 }
 
 /// The open file.
@@ -50,25 +60,32 @@ impl AuditFile {
     }
 
     /// Writes until no handle is left.
-    pub(crate) fn write_all_of(mut self, messages: &Receiver<Message>, waiting: &AtomicUsize) {
+    pub(crate) fn write_all_of(mut self, messages: &Receiver<Message>, shared: &Shared) {
         while let Ok(message) = messages.recv() {
+            if shared.is_moved.swap(false, Ordering::AcqRel) {
+                self.reopen();
+            }
             match message {
                 Message::Change(line) => self.write(&line),
                 Message::Refusal(line) => {
-                    waiting.fetch_sub(1, Ordering::Relaxed);
+                    shared.waiting.fetch_sub(1, Ordering::Relaxed);
                     self.write(&line);
                 }
-                Message::Reopen => match append_to(&self.path) {
-                    Ok(file) => self.file = file,
-                    Err(error) => tracing::error!(
-                        %error,
-                        path = %self.path.display(),
-                        "the audit log was not opened anew, the old file goes on"
-                    ),
-                },
+                Message::Reopen => {}
                 // Whoever asked may have gone.
                 Message::Flush(done) => drop(done.try_send(())),
             }
+        }
+    }
+
+    fn reopen(&mut self) {
+        match append_to(&self.path) {
+            Ok(file) => self.file = file,
+            Err(error) => tracing::error!(
+                %error,
+                path = %self.path.display(),
+                "the audit log was not opened anew, the old file goes on"
+            ),
         }
     }
 
