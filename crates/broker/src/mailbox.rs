@@ -250,12 +250,17 @@ impl Mailbox {
         true
     }
 
-    /// Pushes an answer and wakes the task. Gives the answer back when the connection is gone, so that its effects can be undone.
+    /// Pushes an answer and wakes the task. Gives the answer back when the connection is gone, so that its effects can be undone. That the
+    /// rules have changed is told once until it is taken.
     pub(crate) fn post(&self, post: Post) -> Result<(), Post> {
         let waker = {
             let mut inner = self.lock();
             if inner.closed {
                 return Err(post);
+            }
+            let is_known = |waiting: &Post| matches!(waiting, Post::RulesChanged);
+            if is_known(&post) && inner.posts.iter().any(is_known) {
+                return Ok(());
             }
             inner.posts.push(post);
             inner.waker.take()

@@ -67,6 +67,21 @@ fn a_burst_wakes_once_and_at_its_end() {
 }
 
 #[test]
+fn changed_rules_are_told_once_until_it_is_taken() {
+    let mailbox = mailbox(100, 1000);
+    let woken = Arc::new(Woken::default());
+    let mut taken = Taken::default();
+    for _ in 0..2 {
+        for _ in 0..3 {
+            mailbox.post(Post::RulesChanged).unwrap();
+        }
+        taken.posts.clear();
+        assert!(take(&mailbox, &woken, &mut taken, true).is_ready());
+        assert_eq!(taken.posts.len(), 1);
+    }
+}
+
+#[test]
 fn deliveries_do_not_wake_who_cannot_take_them() {
     let mailbox = mailbox(100, 1000);
     let woken = Arc::new(Woken::default());
