@@ -16,10 +16,10 @@ pub struct AuthConfig {
     /// passed over. Default all, in this order.
     #[serde(deserialize_with = "list")]
     pub order: Vec<Kind>,
-    /// Passwords that are checked at the same time, each by a thread of its own and with 19 MiB. 0: as many as there are processors.
-    /// Default 0.
+    /// Passwords that are checked at the same time, each by a thread of its own and with 19 MiB; and tokens, as many again. 0: as many as
+    /// there are processors. Default 0.
     pub password_threads: usize,
-    /// Passwords that wait to be checked; a client beyond that is told to come again (0x89). Default 1024.
+    /// Passwords that wait to be checked, and as many tokens; a client beyond that is told to come again (0x89). Default 1024.
     pub password_queue: usize,
     /// How long a password that was right need not be checked again, since a check is costly on purpose: many clients that come back at once
     /// come back sooner. Only a keyed hash is kept, in memory; a changed password counts at once. 0s: never. Default 10m.

@@ -16,9 +16,10 @@ use serde_json::{Map, Value};
 use tracing::debug;
 
 use crate::chain::Decision;
+use crate::pool::Pool;
 use crate::web::Web;
 use crate::{AuthConfig, By, Error, Identity, Refusal, Request, own_rules};
-use keys::Keys;
+use keys::{Key, Keys};
 
 /// Longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
@@ -27,6 +28,8 @@ const TOKEN_BYTES_MAX: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Jwt {
     keys: Arc<Keys>,
+    /// A token that names no key is tried with each that fits, which a stranger may ask for.
+    pool: Pool,
     issuer: Option<String>,
     audience: Vec<String>,
     leeway: Duration,
@@ -45,6 +48,7 @@ impl Jwt {
         }
         Ok(Some(Self {
             keys: Keys::new(config, web)?,
+            pool: Pool::new(config),
             issuer: config.jwt_issuer.clone(),
             audience: config.jwt_audience.clone(),
             leeway: config.jwt_leeway,
@@ -61,7 +65,11 @@ impl Jwt {
         let Some(token) = request.password.as_deref().and_then(token) else {
             return Decision::Ignore;
         };
-        match self.check(token, request).await {
+        let claims = match self.claims(token).await {
+            Ok(claims) => claims,
+            Err(refusal) => return Decision::Refuse(refusal),
+        };
+        match claims.and_then(|claims| self.identity(&claims, request)) {
             Ok(identity) => Decision::Allow(identity),
             Err(what) => {
                 debug!(client = %request.client_id, %what, "token refused");
@@ -70,26 +78,24 @@ impl Jwt {
         }
     }
 
-    async fn check(&self, token: &str, request: &Request) -> Result<Identity, String> {
-        let header = decode_header(token).map_err(|error| error.to_string())?;
+    /// What it says, or what is wrong with it.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when too many wait.
+    async fn claims(&self, token: &str) -> Result<Result<Claims, String>, Refusal> {
+        let header = match decode_header(token) {
+            Ok(header) => header,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         let candidates = self.keys.candidates(&header).await;
-        let mut claims = Err("no key for it is known".to_owned());
-        for key in candidates {
-            let validation = self.validation(key.algorithm);
-            match decode::<Map<String, Value>>(token, &key.key, &validation) {
-                Ok(data) => {
-                    claims = Ok(data.claims);
-                    break;
-                }
-                Err(error) => {
-                    claims = Err(error.to_string());
-                    if *error.kind() != ErrorKind::InvalidSignature {
-                        break;
-                    }
-                }
-            }
-        }
-        self.identity(&claims?, request)
+        let candidates: Vec<_> = candidates
+            .into_iter()
+            .map(|key| (self.validation(key.algorithm), key))
+            .collect();
+        let token = token.to_owned();
+        self.pool
+            .run(move || decode_with(&token, &candidates))
+            .await
     }
 
     fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
@@ -113,7 +119,7 @@ impl Jwt {
         validation
     }
 
-    fn identity(&self, claims: &Map<String, Value>, request: &Request) -> Result<Identity, String> {
+    fn identity(&self, claims: &Claims, request: &Request) -> Result<Identity, String> {
         let username = claims.get(&self.username).and_then(Value::as_str);
         let username = username.filter(|name| !name.is_empty());
         let username = username.ok_or_else(|| format!("no claim {:?}", self.username))?;
@@ -138,7 +144,7 @@ impl Jwt {
         })
     }
 
-    fn expiry(&self, claims: &Map<String, Value>) -> Result<Option<SystemTime>, String> {
+    fn expiry(&self, claims: &Claims) -> Result<Option<SystemTime>, String> {
         let Some(exp) = claims.get("exp") else {
             return Ok(None);
         };
@@ -149,6 +155,25 @@ impl Jwt {
         let at = SystemTime::UNIX_EPOCH.checked_add(since_1970);
         Ok(at.and_then(|at| at.checked_add(self.leeway)))
     }
+}
+
+type Claims = Map<String, Value>;
+
+/// With the first key that it is signed with.
+fn decode_with(token: &str, candidates: &[(Validation, Arc<Key>)]) -> Result<Claims, String> {
+    let mut why = "no key for it is known".to_owned();
+    for (validation, key) in candidates {
+        match decode(token, &key.key, validation) {
+            Ok(data) => return Ok(data.claims),
+            Err(error) => {
+                why = error.to_string();
+                if *error.kind() != ErrorKind::InvalidSignature {
+                    break;
+                }
+            }
+        }
+    }
+    Err(why)
 }
 
 /// What has the form of a token.

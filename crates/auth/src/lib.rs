@@ -11,6 +11,7 @@ mod http;
 mod jwt;
 mod own_rules;
 mod passwords;
+mod pool;
 mod proven;
 mod scram;
 mod turn;

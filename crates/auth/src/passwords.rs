@@ -1,21 +1,16 @@
-//! Checking passwords of users: costly on purpose, so on threads of its own, few at a time.
-
-use std::num::NonZeroUsize;
-use std::sync::Arc;
+//! Checking passwords of users: costly on purpose.
 
 use bytes::Bytes;
 use magpie_access::{PasswordHash, verify_nobody};
-use tokio::sync::Semaphore;
 
+use crate::pool::Pool;
 use crate::proven::Proven;
-use crate::turn::Turns;
 use crate::{AuthConfig, Refusal};
 
-/// The pool: so many checks at a time, and so many that wait.
+/// Passwords are checked in a pool of their own; those that were right are remembered.
 #[derive(Debug)]
 pub(crate) struct Passwords {
-    threads: Arc<Semaphore>,
-    turns: Turns,
+    pool: Pool,
     proven: Proven,
 }
 
@@ -24,14 +19,8 @@ const PROVEN_MAX: usize = 200_000;
 
 impl Passwords {
     pub(crate) fn new(config: &AuthConfig) -> Self {
-        let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let threads = match config.password_threads {
-            0 => processors(),
-            threads => threads,
-        };
         Self {
-            threads: Arc::new(Semaphore::new(threads)),
-            turns: Turns::new(config.password_queue),
+            pool: Pool::new(config),
             proven: Proven::new(config.password_memory, PROVEN_MAX),
         }
     }
@@ -63,24 +52,17 @@ impl Passwords {
     }
 
     async fn check(&self, hash: Option<PasswordHash>, password: Bytes) -> Result<bool, Refusal> {
-        let _turn = self.turns.take()?;
-        let permit = Arc::clone(&self.threads).acquire_owned().await;
-        let checked = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            match hash {
-                Some(hash) => hash.verify(&password),
-                None => verify_nobody(&password),
-            }
-        });
-        checked.await.map_err(|_| Refusal::Unavailable)
+        let check = move || match hash {
+            Some(hash) => hash.verify(&password),
+            None => verify_nobody(&password),
+        };
+        self.pool.run(check).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     fn hash(password: &[u8]) -> PasswordHash {
@@ -96,11 +78,10 @@ mod tests {
         let verify = async |password| passwords.verify("ann", Some(&hash), password).await;
         assert_eq!(verify(&wrong).await, Ok(false));
         assert_eq!(verify(&secret).await, Ok(true));
-        let began = Instant::now();
-        for _ in 0..100 {
-            assert_eq!(verify(&secret).await, Ok(true));
-        }
-        assert!(began.elapsed() < Duration::from_millis(200));
+        let turns = passwords.pool.all_turns();
+        assert_eq!(verify(&secret).await, Ok(true));
+        assert_eq!(verify(&wrong).await, Err(Refusal::Busy));
+        drop(turns);
         assert_eq!(verify(&wrong).await, Ok(false));
         // Of another user it says nothing, nor of another password of this one.
         let changed = self::hash(b"changed");
@@ -126,21 +107,14 @@ mod tests {
         assert_eq!(verify().await, Ok(false), "there is room again");
     }
 
-    /// The means of several, one after the other.
+    /// That its check costs as much as another is shown where the hashes are.
     #[tokio::test]
-    async fn nobody_takes_as_long_as_a_wrong_password() {
+    async fn nobody_is_checked_like_a_wrong_password() {
         let passwords = Passwords::new(&AuthConfig::default());
-        let hash = hash(b"secret");
         let wrong = Bytes::from_static(b"wrong");
-        let mut took = [Duration::ZERO; 2];
-        for round in 0..20 {
-            let which = round % 2;
-            let began = Instant::now();
-            let hash = (which == 0).then_some(&hash);
-            assert_eq!(passwords.verify("ann", hash, &wrong).await, Ok(false));
-            took[which] += began.elapsed();
-        }
-        let [known, unknown] = took;
-        assert!(unknown > known / 2 && unknown < known * 2, "{took:?}");
+        let verify = || passwords.verify("ann", None, &wrong);
+        assert_eq!(verify().await, Ok(false));
+        let _turns = passwords.pool.all_turns();
+        assert_eq!(verify().await, Err(Refusal::Busy));
     }
 }

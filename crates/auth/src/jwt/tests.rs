@@ -209,6 +209,18 @@ async fn a_token_may_last_for_ever_where_that_is_allowed() {
 }
 
 #[tokio::test]
+async fn tokens_that_wait_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let jwt = jwt(&with_secret(&dir));
+    let token = hs256(&json!({"sub": "ann", "exp": now() + 60}));
+    let turns = jwt.pool.all_turns();
+    let answer = show(&jwt, &token).await;
+    assert!(matches!(answer, Decision::Refuse(Refusal::Busy)));
+    drop(turns);
+    identity(&jwt, &token).await;
+}
+
+#[tokio::test]
 async fn what_is_no_token_is_somebody_elses_affair() {
     let dir = tempfile::tempdir().unwrap();
     let jwt = jwt(&with_secret(&dir));
