@@ -9,6 +9,7 @@ fuzz_target!(|input: (u8, u16, &[u8])| {
     let (end, split, bytes) = input;
     let limits = Limits {
         packet_bytes_max: 4096,
+        connect_bytes_max: 2048,
         topic_levels_max: 8,
         user_properties_max: 4,
         filters_max: 4,

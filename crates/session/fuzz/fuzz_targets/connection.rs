@@ -90,6 +90,7 @@ impl Talk {
         };
         let decoder_limits = magpie_codec::Limits {
             packet_bytes_max: 4096,
+            connect_bytes_max: 2048,
             topic_levels_max: 8,
             user_properties_max: 4,
             filters_max: 8,
