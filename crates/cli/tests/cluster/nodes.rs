@@ -1,11 +1,12 @@
 //! The processes: started on ports of their own, killed, started again, and gone with the test.
 
+#[path = "../common/ports.rs"]
+mod ports;
+
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use magpie_client::{Client, Options};
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+
+pub(super) use ports::free_ports;
 
 /// Generous, since the machine may be busy with other tests.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -249,21 +252,4 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// The first of so many free ports in a row, below those that the system gives to outgoing connections.
-pub(super) fn free_ports(count: u16) -> u16 {
-    /// Tests of one process search from different places, as processes do.
-    static TESTS: AtomicUsize = AtomicUsize::new(0);
-    let from = std::process::id() as usize * 61 + TESTS.fetch_add(1, Ordering::Relaxed) * 1000;
-    (from..from + 10_000)
-        .step_by(usize::from(count))
-        .map(|port| 20_000 + u16::try_from(port % 12_000).unwrap())
-        .find(|base| {
-            let listeners: Result<Vec<_>, _> = (*base..base + count)
-                .map(|port| TcpListener::bind(("127.0.0.1", port)))
-                .collect();
-            listeners.is_ok()
-        })
-        .expect("free ports")
 }

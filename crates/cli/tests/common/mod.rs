@@ -6,12 +6,14 @@
     reason = "tests, each of which uses a part"
 )]
 
+mod ports;
+
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub(crate) use ports::free_ports;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The binary, without what the environment of the tests says about it.
@@ -35,23 +37,6 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     } = magpie(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-/// The first of `count` ports in a row that nobody uses.
-pub(crate) fn free_ports(count: u16) -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let Some(last) = first.checked_add(count - 1) else {
-            continue;
-        };
-        if (first..=last).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
 }
 
 /// A process whose output is collected; killed at the end of the test.
