@@ -99,8 +99,7 @@ struct Probe {
     file: File,
     path: PathBuf,
     syncs: Histogram<u64>,
-    stream: Option<TcpStream>,
-    echo: Option<JoinHandle<std::io::Result<()>>>,
+    stream: TcpStream,
     round_trips: Histogram<u64>,
 }
 
@@ -111,12 +110,11 @@ impl Probe {
         let path = dir.join(format!("magpie-bench-{}-{number}", std::process::id()));
         let failed = || format!("cannot measure fdatasync with {}", path.display());
         let file = File::create_new(&path).with_context(failed)?;
-        let (stream, echo) = loopback().context("no round trip over loopback")?;
+        let stream = loopback().context("no round trip over loopback")?;
         let probe = Self {
             file,
             syncs: nanoseconds()?,
-            stream: Some(stream),
-            echo: Some(echo),
+            stream,
             round_trips: nanoseconds()?,
             path,
         };
@@ -151,12 +149,9 @@ impl Probe {
 
     /// Of one byte.
     fn round_trip(&mut self) -> std::io::Result<()> {
-        let Some(stream) = &mut self.stream else {
-            return Ok(());
-        };
         let started = Instant::now();
-        stream.write_all(&[0])?;
-        stream.read_exact(&mut [0])?;
+        self.stream.write_all(&[0])?;
+        self.stream.read_exact(&mut [0])?;
         self.round_trips
             .saturating_record(started.elapsed().as_nanos() as u64);
         Ok(())
@@ -176,27 +171,24 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        drop(self.stream.take());
-        let _ = self.echo.take().map(JoinHandle::join);
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// A connection, and the thread that sends back what comes over it until it is closed.
-fn loopback() -> std::io::Result<(TcpStream, JoinHandle<std::io::Result<()>>)> {
+/// A connection to a thread that sends back what comes over it until it is closed.
+fn loopback() -> std::io::Result<TcpStream> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let stream = TcpStream::connect(listener.local_addr()?)?;
     stream.set_nodelay(true)?;
     let (mut other, _) = listener.accept()?;
     other.set_nodelay(true)?;
-    let echo = thread::spawn(move || {
+    thread::spawn(move || {
         let mut byte = [0];
-        while other.read(&mut byte)? == 1 {
-            other.write_all(&byte)?;
+        while other.read(&mut byte).is_ok_and(|bytes| bytes == 1) && other.write_all(&byte).is_ok()
+        {
         }
-        Ok(())
     });
-    Ok((stream, echo))
+    Ok(stream)
 }
 
 /// Up to ten seconds.

@@ -166,9 +166,10 @@ impl Plan {
             .shape
             .load(&target)
             .run(&target, &self.args, &self.target)
-            .await?;
+            .await;
+        // Also after a failure: its file goes with it.
         let beside = beside.map(Beside::stop).transpose()?;
-        Ok(report.with_floors(before, beside))
+        Ok(report?.with_floors(before, beside))
     }
 }
 
