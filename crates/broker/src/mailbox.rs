@@ -258,8 +258,8 @@ impl Mailbox {
             if inner.closed {
                 return Err(post);
             }
-            let is_known = |waiting: &Post| matches!(waiting, Post::RulesChanged);
-            if is_known(&post) && inner.posts.iter().any(is_known) {
+            let is_of_rules = |post: &Post| matches!(post, Post::RulesChanged);
+            if is_of_rules(&post) && inner.posts.iter().any(is_of_rules) {
                 return Ok(());
             }
             inner.posts.push(post);
