@@ -702,18 +702,17 @@ ATTACKS = [
     Attack("packets dripped byte by byte, and PINGREQ in halves", dripped_packets, 8, 8),
     Attack("deep topics", deep_topics, 256, 32, True),
     Attack("wildcard blow-up", wildcard_blow_up, 16, 8),
-    Attack("subscription flood", subscription_flood, 128, 32, True),
-    # mailbox.bytes_max.
+    Attack("subscription flood", subscription_flood, 192, 32, True),
+    # Twice mailbox.bytes_max.
     Attack("a subscriber that never reads", never_reads, 16, 16, True),
-    # The same, and the ends of the buffers that properties were read into.
-    Attack("a subscriber that never reads properties", never_reads_properties, 24, 16, True),
+    Attack("a subscriber that never reads properties", never_reads_properties, 16, 16, True),
     Attack("a client that reads no answers", never_reads_answers, 8, 8),
-    Attack("10,000 retained by one client", retained_flood, 64, 32, True),
+    Attack("10,000 retained by one client", retained_flood, 96, 32, True),
     Attack("QoS 2 packet ids held", qos2_held, 32, 16, True),
     Attack("subscribers that acknowledge nothing", never_acknowledges, 32, 16, True),
     Attack("takeover storm", takeover_storm, 32, 16, True),
     # The wills, and what waits of them for the two who asked for them.
-    Attack("will flood", will_flood, 48, 24, True),
+    Attack("will flood", will_flood, 64, 24, True),
     Attack("session flood", session_flood, 32, 16, True),
     Attack("20,000 connections that come and go", churn, 16, 8, True),
 ]

@@ -32,7 +32,7 @@ pub struct MailboxConfig {
     /// wait in the log, if the session outlives its connection; else they end the connection with 0x97. Default 10000.
     pub messages_max: usize,
     /// Bytes of messages (topic, payload, properties) that may wait for one connection; the same policy. One message is taken whatever its
-    /// size. Default 16 MiB.
+    /// size. Default 8 MiB.
     pub bytes_max: ByteSize,
 }
 
@@ -40,7 +40,7 @@ impl Default for MailboxConfig {
     fn default() -> Self {
         Self {
             messages_max: 10_000,
-            bytes_max: ByteSize::mib(16),
+            bytes_max: ByteSize::mib(8),
         }
     }
 }

@@ -16,6 +16,11 @@ use magpie_state::{
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use port::free_port;
+
+#[path = "node/port.rs"]
+mod port;
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Node {
@@ -33,11 +38,6 @@ impl Drop for Node {
             runtime.shutdown_background();
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 async fn start(dir: tempfile::TempDir, config: Config) -> Node {

@@ -12,6 +12,10 @@ use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use port::free_port;
+
+mod port;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node whose broker is this test.
@@ -52,11 +56,6 @@ impl Drop for Node {
             runtime.shutdown_background();
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 pub(crate) async fn nodes(count: usize, direct_filters: &[&str]) -> Vec<Node> {

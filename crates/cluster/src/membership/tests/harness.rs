@@ -22,6 +22,10 @@ use crate::membership::{Membership, MembershipParts};
 use crate::raft::Registry;
 use crate::rpc::{self, Channels, Directory, Guard, Identity, Secret};
 use crate::{Config, Event, Fatal, Readiness, StartError};
+use port::free_port;
+
+#[path = "../../../tests/node/port.rs"]
+mod port;
 
 /// Nothing here takes longer, even on a busy machine.
 pub(super) const SOON: Duration = Duration::from_secs(120);
@@ -306,17 +310,6 @@ impl Nodes {
                 all.all(knows).then_some(())
             },
         );
-    }
-}
-
-/// A port below those that the system gives to outgoing connections: while a node is down, nobody else may get its port.
-fn free_port() -> u16 {
-    loop {
-        let drawn = getrandom::u32().unwrap() % 12_000 + 20_000;
-        let port = u16::try_from(drawn).unwrap();
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 
