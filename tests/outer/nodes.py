@@ -20,24 +20,38 @@ from report import Failure, check, say, wait_until
 READY_WITHIN_S = 60
 
 
-def free_ports(count):
-    """So many consecutive free ports, below those that the system gives to outgoing connections."""
-    for _ in range(200):
-        first, last = (int(port) for port in os.environ.get("OUTER_PORTS", "20000-32000").split("-"))
-        base = random.SystemRandom().randrange(first, last - count)
-        sockets = []
+class Ports:
+    """Free ports below those that the system gives to outgoing connections, each block after the last: one that was given and is not yet
+    taken is not given again. Processes begin at different places."""
+
+    def __init__(self):
+        self.first, self.last = (int(port) for port in os.environ.get("OUTER_PORTS", "20000-32000").split("-"))
+        self.next = random.SystemRandom().randrange(self.first, self.last)
+
+    def take(self, count):
+        for _ in range(200):
+            base = self.next if self.next + count <= self.last else self.first
+            self.next = base + count
+            if all(map(is_free, range(base, base + count))):
+                return base
+        raise Failure(f"no {count} free ports in a row")
+
+
+def is_free(port):
+    with socket.socket() as tried:
         try:
-            for port in range(base, base + count):
-                tried = socket.socket()
-                sockets.append(tried)
-                tried.bind(("127.0.0.1", port))
-            return base
+            tried.bind(("127.0.0.1", port))
+            return True
         except OSError:
-            continue
-        finally:
-            for tried in sockets:
-                tried.close()
-    raise Failure(f"no {count} free ports in a row")
+            return False
+
+
+PORTS = Ports()
+
+
+def free_ports(count):
+    """So many consecutive free ports."""
+    return PORTS.take(count)
 
 
 def http(port, path, method="GET", host="127.0.0.1", token=None):
