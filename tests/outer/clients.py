@@ -256,6 +256,8 @@ class MqttJs:
         self.waiting = {}
         self.clients = {}
         threading.Thread(target=self._read, daemon=True).start()
+        # A browser that comes from a cold disk takes its time.
+        self.call(120, do="nothing")
 
     def _read(self):
         for line in self.process.stdout:
@@ -267,13 +269,13 @@ class MqttJs:
             else:
                 self.waiting.pop(told["number"]).put(told)
 
-    def call(self, **request):
+    def call(self, seconds=ANSWER_S, **request):
         number = next(self.numbers)
         answer = self.waiting[number] = queue.Queue()
         self.process.stdin.write(json.dumps({"number": number, **request}) + "\n")
         self.process.stdin.flush()
         try:
-            told = answer.get(timeout=ANSWER_S)
+            told = answer.get(timeout=seconds)
         except queue.Empty:
             raise Failure(f"MQTT.js does not answer to {request['do']}") from None
         check("error" not in told, f"MQTT.js, {request['do']}: {told.get('error')}")

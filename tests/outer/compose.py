@@ -111,6 +111,7 @@ def image(compose):
 
 def through_the_balancer(compose):
     """So many clients that each node has some; each publishes to all."""
+    wait_until("the balancer has all nodes", 30, lambda: len(reached(compose)) == 3)
     count = 12
     doors = (compose.mqtt, compose.mqtt, compose.ws)
     clients = [Paho(doors[number % 3], 4 + number % 2, f"balanced{number}") for number in range(count)]
@@ -125,6 +126,16 @@ def through_the_balancer(compose):
     check(len(nodes) == 3, f"the clients are on {nodes} only")
     for client in clients:
         client.close()
+
+
+def reached(compose):
+    """The nodes that some clients come to."""
+    probes = [Paho(compose.mqtt, 5, f"probe{number}") for number in range(8)]
+    try:
+        return {client["node"] for client in compose.clients() if client["id"].startswith("probe")}
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 def addresses(compose):
@@ -180,7 +191,7 @@ def lose(compose, node):
             thread.join()
         check(not errors, f"{errors[:1]}")
         wait_until("all are online again", 30, lambda: all(client.there.is_set() for client in clients))
-        time.sleep(2)
+        time.sleep(8)
         moved = sum(client.connects > 1 for client in clients)
         check(moved > 0, "nobody was on that node")
         owed = 0

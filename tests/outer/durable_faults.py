@@ -113,7 +113,7 @@ def pause(seconds):
         other = rig.cluster.others(node)[0]
         at = time.monotonic()
         node.signal(signal.SIGSTOP)
-        wait_until(f"{node.name} is stopped", 2, lambda: state_of_process(node) == "T")
+        wait_until(f"{node.name} is stopped", 20, lambda: state_of_process(node) == "T")
         time.sleep(seconds)
         until = time.monotonic()
         state = rig.state_of(node, other)
@@ -222,7 +222,7 @@ def lose_power(number):
         for node in nodes:
             node.signal(signal.SIGSTOP)
         for node in nodes:
-            wait_until(f"{node.name} is stopped", 2, lambda node=node: state_of_process(node) == "T")
+            wait_until(f"{node.name} is stopped", 20, lambda node=node: state_of_process(node) == "T")
         for disk in disks:
             disk.copy()
         copied = time.monotonic() - at

@@ -12,7 +12,7 @@ USERS = 20
 PUBLISHERS = 8
 DRAINED_WITHIN_S = 60
 # What a DISCONNECT may take to be committed while nothing is wrong.
-GOODBYE_S = 0.5
+GOODBYE_S = 1.5
 
 
 class Rig:

@@ -93,7 +93,7 @@ class Messenger:
     def settle(self):
         """Until nothing more arrives."""
         last, since = -1, time.monotonic()
-        while time.monotonic() - since < ARRIVES_WITHIN_S / 2:
+        while time.monotonic() - since < ARRIVES_WITHIN_S:
             now = sum(len(got) for got in self.got.values())
             if now != last:
                 last, since = now, time.monotonic()

@@ -22,6 +22,7 @@ async function inChromium() {
   const { chromium } = require('playwright-core');
   // The certificate is one that no browser knows. As root there is no sandbox.
   const browser = await chromium.launch({
+    timeout: 120000,
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
     args: ['--no-sandbox', '--disable-dev-shm-usage', '--ignore-certificate-errors'],
   });

@@ -5,6 +5,8 @@
 function commandsOf(mqtt, tell, toBase64, fromBase64) {
   const clients = new Map();
   return {
+    // Answers when everything is there.
+    async nothing() {},
     async connect({ client: name, url, version, options }) {
       const client = await mqtt.connectAsync(url, {
         protocolVersion: version,

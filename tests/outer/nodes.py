@@ -54,13 +54,13 @@ def free_ports(count):
     return PORTS.take(count)
 
 
-def http(port, path, method="GET", host="127.0.0.1", token=None):
+def http(port, path, method="GET", host="127.0.0.1", token=None, seconds=3):
     """Status and body; status 0 when nobody answers."""
     request = urllib.request.Request(f"http://{host}:{port}{path}", method=method)
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=3) as answer:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -114,7 +114,9 @@ class Node:
         return self.readiness()[0] == 200
 
     def status(self):
-        return json.loads(http(self.http, "/api/v1/status", host=self.host, token=self.token)[1])
+        code, told = http(self.http, "/api/v1/status", host=self.host, token=self.token, seconds=30)
+        check(code == 200, f"{self.name} does not tell its status: {code} {told}")
+        return json.loads(told)
 
     def session(self, client):
         """What the node tells of a client's session, as text: `magpie ctl sessions show`."""

@@ -88,7 +88,7 @@ def clock(suite):
 
         watcher = connect(one, "watcher", 60)
         watcher.subscribe((f"will/{mortal}", 1))
-        for name, expiry_s in ((sleeper, 20), (short, 3)):
+        for name, expiry_s in ((sleeper, 60), (short, 3)):
             client = connect(one, name, expiry_s)
             client.subscribe((topic, 1))
             client.close()
@@ -105,8 +105,8 @@ def clock(suite):
         came = watcher.take(1)
         after = time.monotonic() - died
         check(came[0].payload == b"gone" and after >= 4, f"the will came after {after:.2f} s")
-        time.sleep(max(0.0, asleep + 8 - time.monotonic()))
-        # An expiry of 3 s is over, one of 20 s is not.
+        time.sleep(max(0.0, asleep + 12 - time.monotonic()))
+        # An expiry of 3 s is over, one of 60 s is not.
         for name, expected in ((sleeper, True), (short, False)):
             client = connect(other, name, 60)
             check(client.connack[2].session_present == expected, f"{name}: session present {client.connack[2].session_present}")
@@ -310,8 +310,9 @@ def racing_connects(suite):
                 thread.join(30)
             check(all(wire.present for wire in wires), "session present 0")
             time.sleep(0.3)
+            # A node that stands still closes what was taken over when it goes on.
+            wait_until("at most one connection is left", 10, lambda: sum(map(is_alive, wires)) <= 1)
             alive = [wire for wire in wires if is_alive(wire)]
-            check(len(alive) <= 1, f"{len(alive)} connections of one client are alive")
             lefts.append(len(alive))
             for wire in wires:
                 wire.close()
@@ -439,11 +440,16 @@ def panics(suite):
             client = f"unlucky-{number}"
             about = client if point in OF_CONNECTION else "panic/"
             bad.points.write_text(f"{point} {about.encode().hex()} 1 panic\n")
-            time.sleep(0.1)
-            with contextlib.suppress(Lost, Failure):
-                talk(bad, client)
             mark = bad.points.with_name(bad.points.name + ".hit")
-            wait_until(f"{point} is hit", 5, mark.exists)
+
+            def is_hit(mark=mark, client=client):
+                """The node may not have seen yet what is wanted: it is talked to again."""
+                time.sleep(0.1)
+                with contextlib.suppress(Lost, Failure):
+                    talk(bad, client)
+                return mark.exists()
+
+            wait_until(f"{point} is hit", 30, is_hit)
             mark.unlink()
             try:
                 wait_until("the process ends", 5, lambda: bad.process.poll() is not None)

@@ -20,9 +20,11 @@ def wait_until(what, seconds, condition, every=0.05):
     """Waits until the condition is true, and answers after how many seconds that was."""
     started = time.monotonic()
     while True:
+        # Looked at before: this process may stand still too, and looks once more then.
+        is_late = time.monotonic() - started > seconds
         if condition():
             return time.monotonic() - started
-        if time.monotonic() - started > seconds:
+        if is_late:
             raise Failure(f"{what}: not within {seconds} s")
         time.sleep(every)
 

@@ -109,7 +109,8 @@ def payloads(name, count=MESSAGES):
 
 
 def total(members):
-    return sum((member.got for member in members), Counter())
+    # Copied in one go, since messages come meanwhile.
+    return sum((Counter(dict(member.got)) for member in members), Counter())
 
 
 def complete(members, at_least_once, exactly_once):

@@ -5,6 +5,7 @@
 mod common;
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use common::{Process, free_ports, kill, magpie, processes_with, run, wait_until_gone};
 use rustix::process::Signal;
@@ -73,7 +74,17 @@ fn one_command_gives_a_cluster_that_carries_messages_and_survives_a_node() {
         "-C",
         "2",
     ]));
-    std::thread::sleep(std::time::Duration::from_millis(1000));
+    let started = Instant::now();
+    loop {
+        let (_, clients, _) = run(&["ctl", "clients", "--json", "--http", &dev.http(1)]);
+        let clients: serde_json::Value = serde_json::from_str(&clients).unwrap();
+        if clients["clients"][0]["subscriptions"] == 1 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{clients}");
+    }
+    // And acknowledged.
+    std::thread::sleep(Duration::from_secs(1));
     let publish = |number: u16, text: &str| {
         run(&[
             "pub",
@@ -124,7 +135,7 @@ fn clients_are_listed_and_kicked_wherever_they_are() {
     let mut subscriber = Process::start(magpie(&["sub", "-p", &port, "-i", "a/b", "-t", "x"]));
     let listed = || run(&["ctl", "clients", "--all-nodes", "--http", &dev.http(1)]).1;
     while !listed().contains("a/b") {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     assert!(listed().contains("node2"));
     let (code, said, error) = run(&["ctl", "kick", "a/b", "--http", &dev.http(1)]);

@@ -83,7 +83,8 @@ async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
             .unwrap();
         assert_eq!(who, client("phone"));
         assert!(epoch > first.epoch);
-        gone.send(None).unwrap();
+        // On a slow machine it comes too late: then the connection is fenced instead.
+        let _ = gone.send(None);
         let second = attaching.await.unwrap();
         assert_eq!(second.epoch, epoch);
         second

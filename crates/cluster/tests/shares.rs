@@ -135,11 +135,13 @@ async fn messages_wait_for_a_session_and_its_window_bounds_what_it_has() {
     let mut open = Vec::new();
     join(&nodes[3], 7, session("worker", 2)).await;
     let partitions = usize::from(nodes[3].cluster.partitions());
-    while let Ok(Some(next)) = timeout(Duration::from_secs(3), nodes[3].dealt.recv()).await {
+    for _ in 0..5 * partitions {
+        let next = dealt(&mut nodes[3]).await;
         assert_eq!(next.1.dealt.member, 7);
         open.push(next);
     }
-    assert_eq!(open.len(), 5 * partitions, "a window for each partition");
+    let more = timeout(Duration::from_secs(3), nodes[3].dealt.recv()).await;
+    assert!(more.is_err(), "a window for each partition");
     while seen.len() < 60 {
         let (partition, message) = match open.pop() {
             Some(next) => next,

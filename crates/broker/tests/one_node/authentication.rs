@@ -229,6 +229,12 @@ fn token(claims: &str) -> String {
     format!("{signed}.{signature}")
 }
 
+/// Seconds since 1970.
+fn now_s() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_1970.unwrap().as_secs()
+}
+
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 #[tokio::test]
@@ -241,13 +247,12 @@ async fn a_token_brings_rules_and_ends_the_connection_when_it_expires() {
         config.auth.jwt_leeway = Duration::ZERO;
     })
     .await;
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
-    let expires = now.as_secs() + 3;
-    let claims = format!(r#"{{"sub":"ann","exp":{expires},"acl":[{{"topic":"a/%u"}}]}}"#);
-    let greeting = Greeting::user("whoever", &token(&claims));
-    let (mut client, _) = TestClient::greet(node.address, "phone", greeting).await;
+    let greeting = |expires: u64| {
+        let claims = format!(r#"{{"sub":"ann","exp":{expires},"acl":[{{"topic":"a/%u"}}]}}"#);
+        Greeting::user("whoever", &token(&claims))
+    };
+    let later = greeting(now_s() + 60);
+    let (mut client, _) = TestClient::greet(node.address, "phone", later).await;
     assert_eq!(node.node.clients()[0].username.as_deref(), Some("ann"));
     let options = Default::default();
     let suback = client.say_subscribe(&["a/ann", "b"], options).await;
@@ -255,13 +260,20 @@ async fn a_token_brings_rules_and_ends_the_connection_when_it_expires() {
         suback.reasons,
         [ReasonCode::Success, ReasonCode::NotAuthorized]
     );
-    assert_eq!(client.closed_with().await, ReasonCode::NotAuthorized);
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
-    assert!(now.as_secs() >= expires && now.as_secs() <= expires + 2);
-    let greeting = Greeting::user("whoever", &token(&claims));
-    let (_, connack) = TestClient::try_greet(node.address, "phone", greeting).await;
+    let (mut guest, expires) = loop {
+        let expires = now_s() + 3;
+        let (guest, connack) =
+            TestClient::try_greet(node.address, "guest", greeting(expires)).await;
+        if connack.reason == ReasonCode::Success {
+            break (guest, expires);
+        }
+        // On a slow machine, it has expired before the node looks at it.
+        assert!(now_s() >= expires, "{connack:?}");
+    };
+    assert_eq!(guest.closed_with().await, ReasonCode::NotAuthorized);
+    let now = now_s();
+    assert!(now >= expires && now <= expires + 30);
+    let (_, connack) = TestClient::try_greet(node.address, "guest", greeting(expires)).await;
     assert!(connack.reason.is_error(), "{connack:?}");
 }
 
@@ -297,8 +309,9 @@ async fn a_slow_service_holds_up_nobody_else() {
         TestClient::greet(address, &id, Greeting::user("ann", "ann")).await;
         before.send(&Packet::PingReq).await;
         assert_eq!(before.receive().await, Packet::PingResp);
+        // Who is held up waits until the strangers are given up: at first for 3.5 s.
         assert!(
-            began.elapsed() < Duration::from_millis(1500),
+            began.elapsed() < Duration::from_secs(3),
             "{:?}",
             began.elapsed()
         );

@@ -29,6 +29,22 @@ async fn publish_to_many(writer: &mut TestClient, qos: QoS, numbers: std::ops::R
     }
 }
 
+/// A session that goes on is a member a moment after its CONNACK: messages, one at a time, until it gets one. From then on both have turns.
+async fn until_both_have_turns(
+    writer: &mut TestClient,
+    qos: QoS,
+    resumed: &mut TestClient,
+    other: &mut TestClient,
+) {
+    loop {
+        writer.publish("jobs/1", qos, "probe").await;
+        tokio::select! {
+            _ = resumed.next() => return,
+            _ = other.next() => {}
+        }
+    }
+}
+
 fn numbers(payloads: Vec<String>) -> Vec<u32> {
     let mut numbers: Vec<u32> = payloads.iter().map(|it| it.parse().unwrap()).collect();
     numbers.sort_unstable();
@@ -58,6 +74,7 @@ async fn what_a_member_has_not_acknowledged_goes_to_another() {
         if is_durable {
             let mut first = TestClient::resume(node.address, "first").await;
             first.hears_nothing().await;
+            until_both_have_turns(&mut writer, QOS1, &mut first, &mut second).await;
             publish(&mut writer, QOS1, 10..20).await;
             let mut both = first.next_payloads(5).await;
             both.extend(second.next_payloads(5).await);
@@ -148,6 +165,7 @@ async fn a_qos_2_message_stays_with_its_session() {
     phone = TestClient::resume(node.address, "phone").await;
     phone.hears_nothing().await;
     second.hears_nothing().await;
+    until_both_have_turns(&mut writer, QOS2, &mut phone, &mut second).await;
     publish(&mut writer, QOS2, 2..6).await;
     let mut both = phone.next_payloads(2).await;
     both.extend(second.next_payloads(2).await);

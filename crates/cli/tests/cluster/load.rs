@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::nodes::Cluster;
 
 /// When for so long nothing came, nothing more comes.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(6);
 
 /// Runs until it is ended.
 pub(super) struct Load {

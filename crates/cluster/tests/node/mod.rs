@@ -34,11 +34,19 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Nothing of the node goes on for so long, as if its process were stopped; its connections stay open.
-    pub(crate) fn freeze(&self, pause: Duration) {
+    /// Nothing of the node goes on for so long, as if its process were stopped; its connections stay open. Returns when that has begun.
+    pub(crate) async fn freeze(&self, pause: Duration) {
         let runtime = self.runtime.as_ref().unwrap();
+        let (begin, begun) = oneshot::channel();
         // It has one worker.
-        runtime.spawn(async move { std::thread::sleep(pause) });
+        runtime.spawn(async move {
+            let _ = begin.send(());
+            std::thread::sleep(pause);
+        });
+        timeout(PATIENCE, begun)
+            .await
+            .expect("frozen in time")
+            .unwrap();
     }
 
     /// Whether this node leads the partition.
