@@ -3,6 +3,7 @@
 //! after the close.
 #![no_main]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ impl<'a> Script<'a> {
 
 enum Question {
     Authenticate,
-    Attach,
+    Attach { clean_start: bool },
     Publish,
     Release,
     Bind,
@@ -66,7 +67,8 @@ struct Talk {
     now: Instant,
     open: Vec<(Ticket, Question)>,
     deliveries: u64,
-    delivered: u64,
+    /// Deliveries of QoS 1 and 2 that are not done.
+    undelivered: BTreeSet<u64>,
     /// What a connection before this one left.
     kept: Option<Box<Session>>,
     is_closed: bool,
@@ -103,7 +105,7 @@ impl Talk {
             now,
             open: Vec::new(),
             deliveries: 0,
-            delivered: 0,
+            undelivered: BTreeSet::new(),
             kept: None,
             is_closed: false,
         }
@@ -193,11 +195,13 @@ impl Talk {
             }
             Question::Authenticate if is_fine => Answer::Authenticated(Ok(None)),
             Question::Authenticate => Answer::Authenticated(Err(ReasonCode::BadUserNameOrPassword)),
-            Question::Attach if is_fine => Answer::Attached {
-                epoch: 1,
-                session: self.kept.take(),
-            },
-            Question::Attach => Answer::AttachRefused(ReasonCode::ServerBusy),
+            Question::Attach { clean_start } if is_fine => {
+                let session = self.kept.take().filter(|_| !clean_start);
+                let resumed = session.iter().flat_map(|session| session.inflight());
+                self.undelivered = resumed.map(|entry| entry.token.position).collect();
+                Answer::Attached { epoch: 1, session }
+            }
+            Question::Attach { .. } => Answer::AttachRefused(ReasonCode::ServerBusy),
             Question::Publish if is_fine => Answer::Published(Ok(ReasonCode::Success)),
             Question::Publish if outcome < 128 => Answer::Published(Err(ReasonCode::QuotaExceeded)),
             Question::Publish => Answer::PublishUnknown,
@@ -219,8 +223,9 @@ impl Talk {
         }
         if qos > QoS::AtMostOnce {
             self.deliveries += 1;
+            self.undelivered.insert(self.deliveries);
             assert!(
-                self.deliveries - self.delivered <= u64::from(INFLIGHT_MAX) + 1,
+                self.undelivered.len() <= usize::from(INFLIGHT_MAX) + 1,
                 "the window is passed"
             );
         }
@@ -256,7 +261,8 @@ impl Talk {
             // The client comes back on another connection.
             3 | 4 if self.is_closed => {
                 let before = std::mem::replace(self, Self::new());
-                self.kept = before.connection.into_session();
+                self.deliveries = before.deliveries;
+                self.kept = before.connection.into_session().or(before.kept);
                 self.begin(which / 8);
             }
             _ => {}
@@ -278,9 +284,9 @@ impl Talk {
                     .expect("what is sent can be encoded");
                     continue;
                 }
-                Output::Delivered { .. } => {
-                    self.delivered += 1;
-                    assert!(self.delivered <= self.deliveries, "done twice");
+                Output::Delivered { token, .. } => {
+                    let is_first = self.undelivered.remove(&token.position);
+                    assert!(is_first, "done twice, or what was never handed in");
                     continue;
                 }
                 Output::Close { .. } => {
@@ -290,7 +296,10 @@ impl Talk {
                 Output::Authenticate { ticket, .. } | Output::AuthenticateOn { ticket, .. } => {
                     (ticket, Question::Authenticate)
                 }
-                Output::Attach { ticket, .. } => (ticket, Question::Attach),
+                Output::Attach { ticket, attach } => {
+                    let clean_start = attach.clean_start;
+                    (ticket, Question::Attach { clean_start })
+                }
                 Output::Publish {
                     ticket: Some(ticket),
                     ..
