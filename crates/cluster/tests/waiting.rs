@@ -16,10 +16,10 @@ use magpie_state::{
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use port::free_port;
+use ports::free_ports;
 
-#[path = "node/port.rs"]
-mod port;
+#[path = "../../../tests/ports.rs"]
+mod ports;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -83,7 +83,7 @@ async fn nodes(count: usize, change: impl Fn(&mut Config)) -> Vec<Node> {
         .with_test_writer()
         .try_init();
     let addresses: Vec<String> = (0..count)
-        .map(|_| format!("127.0.0.1:{}", free_port()))
+        .map(|_| format!("127.0.0.1:{}", free_ports(1)))
         .collect();
     let started = addresses.iter().enumerate().map(|(number, address)| {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! The processes: started on ports of their own, killed, started again, and gone with the test.
 
-#[path = "../common/ports.rs"]
+#[path = "../../../../tests/ports.rs"]
 mod ports;
 
 use std::fs::{self, File};

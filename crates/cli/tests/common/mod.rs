@@ -6,6 +6,7 @@
     reason = "tests, each of which uses a part"
 )]
 
+#[path = "../../../../tests/ports.rs"]
 mod ports;
 
 use std::io::{BufRead, BufReader, Read};

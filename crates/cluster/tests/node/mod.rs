@@ -12,9 +12,10 @@ use magpie_state::{ClientId, Epoch, PartitionId, PublishHead, encode_publish};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use port::free_port;
+use ports::free_ports;
 
-mod port;
+#[path = "../../../../tests/ports.rs"]
+mod ports;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -82,7 +83,7 @@ pub(crate) async fn nodes_with(count: usize, change: impl Fn(&mut Config)) -> Ve
         .with_test_writer()
         .try_init();
     let addresses: Vec<String> = (0..count)
-        .map(|_| format!("127.0.0.1:{}", free_port()))
+        .map(|_| format!("127.0.0.1:{}", free_ports(1)))
         .collect();
     let started = addresses.iter().enumerate().map(|(number, address)| {
         let dir = tempfile::tempdir().unwrap();

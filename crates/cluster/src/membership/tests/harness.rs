@@ -22,10 +22,10 @@ use crate::membership::{Membership, MembershipParts};
 use crate::raft::Registry;
 use crate::rpc::{self, Channels, Directory, Guard, Identity, Secret};
 use crate::{Config, Event, Fatal, Readiness, StartError};
-use port::free_port;
+use ports::free_ports;
 
-#[path = "../../../tests/node/port.rs"]
-mod port;
+#[path = "../../../../../tests/ports.rs"]
+mod ports;
 
 /// Nothing here takes longer, even on a busy machine.
 pub(super) const SOON: Duration = Duration::from_secs(120);
@@ -115,7 +115,7 @@ impl Nodes {
     }
 
     pub(super) fn address(&mut self, number: u64) -> String {
-        let port = self.ports.entry(number).or_insert_with(free_port);
+        let port = self.ports.entry(number).or_insert_with(|| free_ports(1));
         format!("127.0.0.1:{port}")
     }
 
