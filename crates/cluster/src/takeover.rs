@@ -21,10 +21,12 @@ mod load;
 mod pending;
 mod quota;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use magpie_codec::Text;
 use magpie_state::partition::Superseded;
 use magpie_state::{ClientId, Departure, Epoch, PartitionId, Record, SessionProgress, StreamId};
@@ -239,14 +241,17 @@ impl Takeover {
             self.fence(client, epoch, holder).await?;
             return Ok(None);
         }
-        let telling = self.tell(client, epoch, holder, false);
-        let told = tokio::time::timeout(CONFIRM_WITHIN, telling).await;
-        let Told { is_gone, left } = told.unwrap_or_default();
+        let mut telling = pin!(self.tell(client, epoch, holder, false));
+        let told = tokio::time::timeout(CONFIRM_WITHIN, &mut telling).await;
+        let is_gone = told.as_ref().is_ok_and(|told| told.is_gone);
         if !is_gone {
             self.fence(client, epoch, holder).await?;
             let (takeover, client) = (self.clone(), client.clone());
             tokio::spawn(async move { takeover.tell_until_gone(client, epoch, holder).await });
         }
+        // It may have answered while the fence was raised.
+        let told = told.ok().or_else(|| telling.now_or_never());
+        let left = told.and_then(|told| told.left);
         // Of another connection it says nothing about the session that was attached last.
         let left = left.filter(|left| left.epoch == superseded.epoch);
         let how = match (&left, is_gone) {

@@ -130,10 +130,7 @@ impl proto::links_server::Links for LinkService {
         &self,
         request: Request<Streaming<proto::LinkFrame>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        let peer = *request
-            .extensions()
-            .get::<Peer>()
-            .ok_or_else(|| Status::internal("the call passed no guard"))?;
+        let peer = Peer::of(&request)?;
         let (acks, acked) = mpsc::channel(ACKS);
         let service = self.clone();
         tokio::spawn(service.take_frames(peer, request.into_inner(), acks));

@@ -33,10 +33,7 @@ impl Membership {
 
     /// The caller's cluster has to be this one.
     fn same_cluster<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
-        let peer = *request
-            .extensions()
-            .get::<Peer>()
-            .ok_or_else(|| Status::internal("the call passed no guard"))?;
+        let peer = Peer::of(request)?;
         if peer.cluster.is_none() || peer.cluster != self.inner.identity.cluster() {
             return Err(Status::failed_precondition("not the same cluster"));
         }
@@ -197,8 +194,9 @@ impl Formation for Membership {
 impl Calls for Membership {
     async fn ping(
         &self,
-        _: Request<proto::PingRequest>,
+        request: Request<proto::PingRequest>,
     ) -> Result<Response<proto::PingReply>, Status> {
+        self.inner.channels.heard_from(Peer::of(&request)?.node);
         Ok(Response::new(self.answer_ping()))
     }
 

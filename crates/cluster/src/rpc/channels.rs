@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -54,7 +54,12 @@ struct Inner {
     identity: Arc<Identity>,
     directory: Directory,
     tls: Option<Arc<NodeTls>>,
-    open: Mutex<HashMap<(NodeId, Purpose), PeerChannel>>,
+    open: Mutex<HashMap<(NodeId, Purpose), Kept>>,
+}
+
+struct Kept {
+    channel: PeerChannel,
+    dialler: Arc<Dialler>,
 }
 
 impl Channels {
@@ -102,47 +107,66 @@ impl Channels {
     /// The channel to `node` for `purpose`.
     #[must_use]
     pub fn to(&self, node: NodeId, purpose: Purpose) -> PeerChannel {
-        let mut open = self
-            .inner
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        open.entry((node, purpose))
-            .or_insert_with(|| {
-                let directory = self.inner.directory.clone();
-                self.dial(Some(node), move || directory.address(node))
-            })
-            .clone()
+        let mut open = self.open();
+        let kept = open.entry((node, purpose)).or_insert_with(|| {
+            let directory = self.inner.directory.clone();
+            self.dial(Some(node), move || directory.address(node))
+        });
+        kept.channel.clone()
+    }
+
+    /// `node` lives: that dials failed before says nothing any more, and the next call to it dials at once. Not to be told more often than
+    /// pings come, since it may be that only one direction of the network works.
+    pub fn heard_from(&self, node: NodeId) {
+        let open = self.open();
+        let kept = open.iter().filter(|((other, _), _)| *other == node);
+        kept.for_each(|(_, kept)| kept.dialler.end_pause());
     }
 
     /// A new channel to whoever is at `host:port`, for questions before a cluster exists. Not kept.
     #[must_use]
     pub fn stranger(&self, address: &str) -> PeerChannel {
         let address = address.to_owned();
-        self.dial(None, move || Some(address.clone()))
+        self.dial(None, move || Some(address.clone())).channel
     }
 
     /// Closes the channels to a node that is no member any more (once calls under way have ended).
     pub fn forget(&self, node: NodeId) {
+        self.open().retain(|(other, _), _| *other != node);
+    }
+
+    /// As if a dial had just failed.
+    #[cfg(test)]
+    pub(crate) fn pause(&self, node: NodeId, purpose: Purpose, length: Duration) {
+        let _ = self.to(node, purpose);
+        let address = self.inner.directory.address(node).unwrap_or_default();
+        *self.open()[&(node, purpose)].dialler.pause() = Pause {
+            length,
+            until: Some(Instant::now() + length),
+            address,
+        };
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<(NodeId, Purpose), Kept>> {
         self.inner
             .open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(other, _), _| *other != node);
     }
 
     fn dial(
         &self,
         target: Option<NodeId>,
         address: impl Fn() -> Option<String> + Send + Sync + 'static,
-    ) -> PeerChannel {
+    ) -> Kept {
         let dialler = Arc::new(Dialler {
             address: Box::new(address),
             tls: self.inner.tls.clone(),
             pause: Mutex::default(),
         });
+        let dials = Arc::clone(&dialler);
         let connector = service_fn(move |_: Uri| {
-            let dialler = Arc::clone(&dialler);
+            let dialler = Arc::clone(&dials);
             async move { dialler.dial().await.map(TokioIo::new) }
         });
         let channel = Endpoint::from_static("http://peer")
@@ -152,10 +176,11 @@ impl Channels {
             .keep_alive_timeout(KEEP_ALIVE_WITHIN)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(connector);
-        InterceptedService::new(
-            channel,
-            Credentials::new(Arc::clone(&self.inner.identity), target),
-        )
+        let credentials = Credentials::new(Arc::clone(&self.inner.identity), target);
+        Kept {
+            channel: InterceptedService::new(channel, credentials),
+            dialler,
+        }
     }
 }
 
@@ -180,7 +205,7 @@ impl Dialler {
             return Err(io::Error::other("the node's address is not known"));
         };
         {
-            let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+            let pause = self.pause();
             if pause.address == address && pause.until.is_some_and(|until| Instant::now() < until) {
                 return Err(io::Error::other("not dialled again so soon"));
             }
@@ -195,7 +220,7 @@ impl Dialler {
             ),
             (outcome, _) => outcome.map(Socket::Tcp),
         };
-        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pause = self.pause();
         *pause = match &outcome {
             Ok(_) => Pause::default(),
             Err(_) => {
@@ -208,5 +233,13 @@ impl Dialler {
             }
         };
         outcome
+    }
+
+    fn end_pause(&self) {
+        *self.pause() = Pause::default();
+    }
+
+    fn pause(&self) -> MutexGuard<'_, Pause> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,6 +27,17 @@ pub struct Peer {
     pub target: Option<NodeId>,
 }
 
+impl Peer {
+    /// Who made a call.
+    ///
+    /// # Errors
+    /// The service that was called stands behind no guard.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let peer = request.extensions().get().copied();
+        peer.ok_or_else(|| Status::internal("the call passed no guard"))
+    }
+}
+
 /// A further check of callers, set by the membership module: refuses old incarnations, with the reason.
 type Doorkeeper = Box<dyn Fn(&Peer) -> Result<(), String> + Send + Sync>;
 

@@ -240,10 +240,7 @@ impl PartitionService {
 
 /// The node, in which life, that makes a call; the guard has checked it.
 fn sender_of<T>(request: &Request<T>) -> Result<StreamId, Status> {
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .ok_or_else(|| Status::internal("the call passed no guard"))?;
+    let peer = Peer::of(request)?;
     Ok(StreamId {
         node: peer.node,
         incarnation: peer.incarnation,

@@ -6,6 +6,9 @@ use magpie_state::control::MemberState;
 use magpie_state::{NodeId, StreamId};
 
 use super::harness::{Nodes, eventually};
+use crate::membership::proto;
+use crate::membership::proto::membership_client::MembershipClient;
+use crate::rpc::Purpose;
 use crate::{Event, Fatal, StartError};
 
 #[test]
@@ -25,6 +28,25 @@ fn one_two_and_all_nodes_restart() {
     }
     assert_eq!(nodes.node(1).state(|state| state.cluster()), cluster);
     nodes.replicated_on(&ids);
+}
+
+/// Calls in the pause after a failed dial fail at once, and a takeover in one would not get what it is handed over.
+#[test]
+fn a_node_that_lives_is_dialled_at_once() {
+    let nodes = Nodes::three();
+    let (caller, callee) = (nodes.node(1), nodes.node(2).id());
+    let channels = &caller.membership.inner.channels;
+    // Nothing else uses this channel here.
+    let length = Duration::from_secs(3600);
+    caller.block_on(async { channels.pause(callee, Purpose::Snapshot, length) });
+    let call = || {
+        caller.block_on(async {
+            let channel = channels.to(callee, Purpose::Snapshot);
+            let mut client = MembershipClient::new(channel);
+            client.ping(proto::PingRequest {}).await
+        })
+    };
+    eventually(call, || call().ok());
 }
 
 #[test]
