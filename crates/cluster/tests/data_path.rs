@@ -1,20 +1,16 @@
-//! Streams, tails, links and takeovers over whole nodes in one process, through the handle that the broker uses.
+//! Streams, tails and links over whole nodes in one process, through the handle that the broker uses.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod node;
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use magpie_cluster::{Attach, Direct, DirectOutcome, Submission, Submitted};
+use magpie_cluster::{Direct, DirectOutcome};
 use magpie_codec::{QoS, TopicName};
-use magpie_state::encode_publish;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use node::{
-    PATIENCE, client, committed, delivered, head, message, nodes, publish, restart, subscribe,
-};
+use node::{PATIENCE, client, committed, delivered, message, nodes, publish, restart, subscribe};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_commits_and_delivers_in_order() {
@@ -55,87 +51,6 @@ async fn what_one_node_publishes_every_node_delivers() {
         .collect();
     for node in &mut nodes {
         assert_eq!(delivered(node, 60).await, expected);
-    }
-    for node in &nodes {
-        node.cluster.stop().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_takeover_waits_for_the_previous_node_or_fences_it() {
-    let mut nodes = nodes(3, &[]).await;
-    let attach = || Attach {
-        client: client("phone"),
-        clean_start: true,
-        session_expiry_s: 0,
-        will: None,
-        owner: None,
-    };
-    let first = nodes[0].cluster.attach(attach()).await.unwrap();
-
-    // The previous node confirms.
-    let second = {
-        let cluster = nodes[1].cluster.clone();
-        let attaching = tokio::spawn(async move { cluster.attach(attach()).await.unwrap() });
-        let (who, epoch, gone) = timeout(PATIENCE, nodes[0].superseded.recv())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(who, client("phone"));
-        assert!(epoch > first.epoch);
-        // On a slow machine it comes too late: then the connection is fenced instead.
-        let _ = gone.send(None);
-        let second = attaching.await.unwrap();
-        assert_eq!(second.epoch, epoch);
-        second
-    };
-
-    // The previous node does not: its connection's publishes are refused, everywhere.
-    let third = {
-        let cluster = nodes[2].cluster.clone();
-        let attaching = tokio::spawn(async move { cluster.attach(attach()).await.unwrap() });
-        let (_, epoch, held) = timeout(PATIENCE, nodes[1].superseded.recv())
-            .await
-            .unwrap()
-            .unwrap();
-        let third = attaching.await.unwrap();
-        assert_eq!(third.epoch, epoch);
-        std::mem::forget(held);
-        third
-    };
-    for topic in 0..8 {
-        let message = message(&format!("chat/{topic}"), "late");
-        let mut records = BytesMut::new();
-        encode_publish(
-            &head(&client("phone"), second.epoch),
-            &message,
-            &mut records,
-        );
-        encode_publish(&head(&client("phone"), third.epoch), &message, &mut records);
-        let (done, outcome) = oneshot::channel();
-        let done = Box::new(move |outcome| {
-            let _ = done.send(outcome);
-        });
-        let partition = nodes[1].cluster.partition_of(&message.topic);
-        let submission = Submission {
-            records: records.freeze(),
-            count: 2,
-            must_read: false,
-            client: client("phone"),
-            done,
-        };
-        nodes[1]
-            .cluster
-            .submit(partition, submission)
-            .await
-            .unwrap();
-        assert_eq!(
-            outcome.await.unwrap(),
-            Submitted::Committed {
-                refused: vec![0],
-                repeated: Vec::new(),
-            }
-        );
     }
     for node in &nodes {
         node.cluster.stop().await;

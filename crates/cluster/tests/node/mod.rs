@@ -16,6 +16,7 @@ use ports::free_ports;
 
 #[path = "../../../../tests/ports.rs"]
 mod ports;
+pub(crate) mod sessions;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
