@@ -27,7 +27,8 @@ VERSIONS = (4, 5)
 # with the SUBACK, whichever is first; so does every suite that publishes QoS 0 on one node and expects it on another. A node that
 # stands still knows it later.
 ROUTES_KNOWN_S = 3.0
-# Clients here do not come back by themselves: nodes do not let them go for a machine that stands still for a moment.
+# Clients here do not come back by themselves: nodes do not let them go for a machine that stands still for a moment. Those of `dev` take
+# no settings from outside.
 PATIENT = {"MAGPIE_CLUSTER__QUORUM_LOST_AFTER": "10s", "MAGPIE_CLUSTER__DOWN_AFTER": "60s"}
 
 

@@ -7,7 +7,7 @@
 //!     │── Supersede ────────────────────────────────────────────────────►│ closes, lets its appends be answered
 //!     │◄──── gone, how far the session had got ──────────────────────────│
 //!     │   not confirmed in time: Fence in every partition; the epoch now keeps the old connection's appends out,
-//!     │   and the previous node is told again until it confirms or its life is over
+//!     │   and the previous node is told again until it confirms or its life is over. What it answers meanwhile counts
 //!     │── the session, as recorded ───►│
 //!   CONNACK
 //! ```
@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt as _;
 use magpie_codec::Text;
 use magpie_state::partition::Superseded;
 use magpie_state::{ClientId, Departure, Epoch, PartitionId, Record, SessionProgress, StreamId};
@@ -243,14 +242,21 @@ impl Takeover {
         }
         let mut telling = pin!(self.tell(client, epoch, holder, false));
         let told = tokio::time::timeout(CONFIRM_WITHIN, &mut telling).await;
-        let is_gone = told.as_ref().is_ok_and(|told| told.is_gone);
+        let mut told = told.ok();
+        let is_gone = told.as_ref().is_some_and(|told| told.is_gone);
         if !is_gone {
-            self.fence(client, epoch, holder).await?;
+            let mut fencing = pin!(self.fence(client, epoch, holder));
+            loop {
+                tokio::select! {
+                    biased;
+                    // What comes late counts, and nobody waits for it.
+                    late = &mut telling, if told.is_none() => told = Some(late),
+                    raised = &mut fencing => break raised?,
+                }
+            }
             let (takeover, client) = (self.clone(), client.clone());
             tokio::spawn(async move { takeover.tell_until_gone(client, epoch, holder).await });
         }
-        // It may have answered while the fence was raised.
-        let told = told.ok().or_else(|| telling.now_or_never());
         let left = told.and_then(|told| told.left);
         // Of another connection it says nothing about the session that was attached last.
         let left = left.filter(|left| left.epoch == superseded.epoch);

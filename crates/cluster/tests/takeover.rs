@@ -349,7 +349,8 @@ async fn what_is_handed_over_while_the_fence_is_raised_counts() {
     let asked = timeout(PATIENCE, nodes[0].superseded.recv()).await;
     let (_, _, gone) = asked.expect("asked in time").unwrap();
     sleep(CONFIRM_WITHIN * 2).await;
-    gone.send(Some(left)).unwrap();
+    let sent = gone.send(Some(left));
+    sent.expect("the machine is too slow for this test");
     let attached = while_gone(&mut nodes[0], attaching).await.unwrap().unwrap();
     assert_eq!(attached.session.unwrap().inflight, [last]);
     stop(&nodes).await;

@@ -115,8 +115,8 @@ impl Channels {
         kept.channel.clone()
     }
 
-    /// `node` lives: that dials failed before says nothing any more, and the next call to it dials at once. Not to be told more often than
-    /// pings come, since it may be that only one direction of the network works.
+    /// `node` lives: that dials failed before says nothing any more, and the next call to it dials at once. Where only one direction of the
+    /// network works, that is one dial more for each time that this is told.
     pub fn heard_from(&self, node: NodeId) {
         let open = self.open();
         let kept = open.iter().filter(|((other, _), _)| *other == node);
@@ -139,7 +139,7 @@ impl Channels {
     #[cfg(test)]
     pub(crate) fn pause(&self, node: NodeId, purpose: Purpose, length: Duration) {
         let _ = self.to(node, purpose);
-        let address = self.inner.directory.address(node).unwrap_or_default();
+        let address = self.inner.directory.address(node).expect("a known node");
         *self.open()[&(node, purpose)].dialler.pause() = Pause {
             length,
             until: Some(Instant::now() + length),
@@ -236,7 +236,7 @@ impl Dialler {
     }
 
     fn end_pause(&self) {
-        *self.pause() = Pause::default();
+        self.pause().until = None;
     }
 
     fn pause(&self) -> MutexGuard<'_, Pause> {
